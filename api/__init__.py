@@ -1,0 +1,29 @@
+"""Guidance for diffusion models: pluggable guiders over Hugging Face Diffusers."""
+
+from importlib.metadata import version as _version
+
+from .guidance import (
+    APG,
+    CFG,
+    Adaptive,
+    Constant,
+    Cosine,
+    Custom,
+    Guider,
+    Interval,
+    Linear,
+    Negative,
+    PerImage,
+    Rescale,
+    Scale,
+)
+from .pipelines import Attachment, Call, guided
+from .samplers import clean_image, read_level
+
+__version__ = _version("guiders")
+
+__all__ = [
+    "APG", "CFG", "Adaptive", "Attachment", "Call", "Constant", "Cosine", "Custom", "Guider",
+    "Interval", "Linear", "Negative", "PerImage", "Rescale", "Scale", "__version__", "clean_image",
+    "guided", "read_level",
+]  # fmt: skip

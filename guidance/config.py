@@ -1,0 +1,154 @@
+"""The settings of a method: validated when made, readable when printed, the same again from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+
+def number(
+    default: float | None = dataclasses.MISSING,  # type: ignore[assignment]
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_ends: bool = False,
+    optional: bool = False,
+) -> Any:
+    """A dataclass field for a finite number in [low, high], or (low, high) with ``open_ends``."""
+    return dataclasses.field(
+        default=default,
+        metadata={"low": low, "high": high, "open": open_ends, "optional": optional},
+    )
+
+
+def choice(default: str, *values: str) -> Any:
+    """A dataclass field for one of some words."""
+    return dataclasses.field(default=default, metadata={"values": values})
+
+
+def reject(owner: object, name: str, value: object, allowed: str) -> ValueError:
+    """The one form of complaint: the argument, its value and what is allowed."""
+    who = owner if isinstance(owner, str) else type(owner).__name__
+    return ValueError(f"{who}: {name} is {value!r}; allowed is {allowed}")
+
+
+def is_number(value: object) -> bool:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and math.isfinite(value)  # type: ignore[arg-type]
+
+
+class Config:
+    """Base of the frozen dataclasses that describe a method.
+
+    ``to_dict`` and ``from_dict`` are inverse to each other; the class is stored under ``"type"``.
+    Fields hold numbers, words, ``None``, other configs, or lists of those.
+    """
+
+    registry: ClassVar[dict[str, type[Config]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Config.registry[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            rule, value = field.metadata, getattr(self, field.name)
+            if "values" in rule and value not in rule["values"]:
+                raise reject(self, field.name, value, "one of " + ", ".join(rule["values"]))
+            if "low" in rule and not (value is None and rule["optional"]):
+                low, high, strict = rule["low"], rule["high"], rule["open"]
+                inside = is_number(value) and (
+                    low < value < high if strict else low <= value <= high
+                )
+                if not inside:
+                    raise reject(self, field.name, value, _range(**rule))
+                self._set(field.name, float(value))
+
+    def _set(self, name: str, value: object) -> None:
+        """Normalise a field from ``__post_init__`` (the dataclasses are frozen)."""
+        object.__setattr__(self, name, value)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other settings."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> Any:
+        """A JSON value from which ``from_dict`` makes an equal config."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = {field.name: _encode(getattr(self, field.name)) for field in fields}
+        return {"type": type(self).__name__, **values}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: the type is unknown or not a ``cls``, a setting is missing or not allowed.
+        """
+        config = _decode(data)
+        if not isinstance(config, cls):
+            raise reject(cls.__name__, "type", data, f"the JSON form of a {cls.__name__}")
+        return config
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON form to a file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file is not JSON, or not a valid config.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise reject(cls.__name__, "path", str(path), f"a JSON file ({error})") from None
+        return cls.from_dict(data)
+
+
+def _range(low: float, high: float, open: bool, optional: bool) -> str:
+    if low == -math.inf and high == math.inf:
+        text = "a finite number"
+    elif high == math.inf:
+        text = f"a number {'above' if open else 'of at least'} {low:g}"
+    else:
+        text = f"a number between {low:g} and {high:g}" + (", exclusive" if open else "")
+    return text + (" or None" if optional else "")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, (tuple, list)):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    settings = {name: _decode(item) for name, item in value.items() if name != "type"}
+    kind = Config.registry.get(value.get("type", ""))
+    if kind is None or not dataclasses.is_dataclass(kind):
+        known = sorted(name for name, c in Config.registry.items() if dataclasses.is_dataclass(c))
+        raise reject("JSON", "type", value.get("type"), "one of " + ", ".join(known))
+    return build(kind, settings)
+
+
+def build(kind: type[Config], settings: dict[str, Any]) -> Any:
+    """``kind(**settings)``, with a complaint that names the setting instead of a TypeError."""
+    known = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    for name, value in settings.items():
+        if name not in known:
+            allowed = "one of its settings: " + ", ".join(known)
+            raise ValueError(f"{kind.__name__} has no setting {name} (= {value!r}); allowed is {allowed}")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None

@@ -1,0 +1,137 @@
+"""A guider: a sum of terms, and what is done to the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .config import Config, reject
+from .reference import Negative, Reference
+from .scale import Scale, as_scale
+from .state import Rows
+from .types import Prediction, Query
+
+
+class Guider(Config):
+    """Base of everything that can be attached: ``CFG(5) + APG(3) | Rescale(0.7)``."""
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What is added to the positive prediction."""
+        raise NotImplementedError
+
+    @property
+    def posts(self) -> tuple[Post, ...]:
+        """What is then done to the sum, in order."""
+        return ()
+
+    def __add__(self, other: Guider) -> Sum:
+        if not isinstance(other, Guider):
+            return NotImplemented
+        if self.posts or other.posts:
+            raise ValueError("terms are added first: write (a + b) | post, not (a | post) + b")
+        return Sum(self.terms + other.terms)
+
+    def __or__(self, post: Post) -> Sum:
+        if not isinstance(post, Post):
+            return NotImplemented
+        return Sum(self.terms, (*self.posts, post))
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+class Term(Guider):
+    """One guidance method: ``x0 = positive + sum of delta``. Subclasses are frozen dataclasses.
+
+    Attributes:
+        scale: when and how strongly; 1 means that the reference is not evaluated.
+        reference: where the reference prediction comes from.
+    """
+
+    scale: Any
+    reference: Reference
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("scale", as_scale(self, self.scale))
+        if not isinstance(self.reference, Reference):
+            raise reject(self, "reference", self.reference, "a Reference, such as Negative()")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return (self,)
+
+    @property
+    def when(self) -> Scale:
+        """The scale, as ``__post_init__`` normalised it."""
+        return self.scale
+
+    def delta(
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+    ) -> Tensor:
+        """The change of the clean image.
+
+        Args:
+            q: the latents (B, ...) and the step; only the images that are guided now.
+            positive, reference: the predictions (B, ...) for them.
+            scale: (B, 1, ..., 1), none of them 1.
+            state: the method's memory of these images.
+
+        Returns:
+            (B, ...), in x0 space, at least float32.
+        """
+        raise NotImplementedError
+
+
+class Post(Config):
+    """What is done to the guided result. Subclasses are frozen dataclasses."""
+
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
+        """The new network output (B, ...) of the images that were guided at this step."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+@dataclass(frozen=True)
+class Sum(Guider):
+    """Several terms, then several posts; what ``+`` and ``|`` make."""
+
+    parts: tuple[Term, ...]
+    then: tuple[Post, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("parts", Term), ("then", Post)):
+            values = getattr(self, name)
+            wrong = [v for v in values if not isinstance(v, kind)]
+            if wrong or (name == "parts" and not values):
+                raise reject(self, name, wrong or values, f"a list of {kind.__name__}s")
+            self._set(name, tuple(values))
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return self.parts
+
+    @property
+    def posts(self) -> tuple[Post, ...]:
+        return self.then
+
+    def __str__(self) -> str:
+        return " | ".join([" + ".join(map(str, self.parts)), *map(str, self.then)])
+
+
+def describe(config: Config) -> str:
+    """``APG scale 10, eta 0, momentum -0.5``: the settings that are set, in order."""
+    parts = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if value is None or value == Negative():
+            continue
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        parts.append(f"{field.name} {text}")
+    return f"{type(config).__name__} " + ", ".join(parts)

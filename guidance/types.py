@@ -1,0 +1,152 @@
+"""What passes between a sampler, a guider and a network in one evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level: ``x = alpha * x0 + sigma * eps`` with unit normal ``eps``."""
+
+    alpha: float
+    sigma: float
+
+    @property
+    def edm(self) -> float:
+        """``sigma / alpha``: the noise level of Karras et al. (2022), the same on every scale.
+
+        Intervals and records are in this unit. Infinite at ``alpha = 0``.
+        """
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How a network's output is read as a clean image: ``x0 = skip * x + gain * output``.
+
+    Every parameterisation is of this form (x is what the network sees), for a VP level:
+    eps ``(1 / alpha, -sigma / alpha)``, v ``(alpha, -sigma)``, sample ``(0, 1)``; for rectified
+    flow ``(1, -sigma)``; EDM preconditioning ``(c_skip / c_in, c_out)``. ``gain`` is also the
+    factor between a gap in output space and the same gap in x0 space.
+    """
+
+    skip: float
+    gain: float
+
+    def x0(self, x: Tensor, output: Tensor) -> Tensor:
+        """The clean image, in at least float32; shapes as given, (B, ...)."""
+        return self.skip * working(x) + self.gain * working(output)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run is.
+
+    Attributes:
+        index: the evaluation's number in the run, from 0.
+        total: evaluations in the run (Heun has 19 for 10 steps, PNDM 11).
+        stage: 0 for the first evaluation of a solver step, above for the others of the same step.
+        level: the noise level of this evaluation.
+    """
+
+    index: int
+    total: int
+    stage: int
+    level: Level
+
+    @property
+    def sigma(self) -> float:
+        """The noise level in EDM's unit, see ``Level.edm``."""
+        return self.level.edm
+
+    @property
+    def progress(self) -> float:
+        """0 at the first evaluation, 1 at the last."""
+        return self.index / (self.total - 1) if self.total > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Query:
+    """A denoiser's question: the clean image behind ``x`` (B, ...) at ``step``."""
+
+    x: Tensor
+    step: Step
+
+    def rows(self, rows: Sequence[int]) -> Query:
+        return Query(take(self.x, rows), self.step)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One branch's answer: the network's ``output`` at ``x``, both (B, ...), and how to read it."""
+
+    x: Tensor
+    output: Tensor
+    readout: Readout
+
+    @property
+    def x0(self) -> Tensor:
+        """The clean image (B, ...), in at least float32."""
+        return self.readout.x0(self.x, self.output)
+
+    def eps(self, level: Level) -> Tensor:
+        """The noise (B, ...) this prediction implies, ``(x - alpha * x0) / sigma``."""
+        return (working(self.x) - level.alpha * self.x0) / level.sigma
+
+    def minus(self, other: Prediction) -> Tensor:
+        """The difference of the clean images, without cancelling ``x`` where both share it."""
+        if self.readout == other.readout:
+            return self.readout.gain * (working(self.output) - working(other.output))
+        return self.x0 - other.x0
+
+    def rows(self, rows: Sequence[int]) -> Prediction:
+        return Prediction(take(self.x, rows), take(self.output, rows), self.readout)
+
+
+def working(tensor: Tensor) -> Tensor:
+    """In at least float32, in which all guidance arithmetic is done."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """``tensor[rows]``, and the tensor itself where that is all of it in order."""
+    if list(rows) == list(range(len(tensor))):
+        return tensor
+    return tensor[torch.as_tensor(rows, device=tensor.device, dtype=torch.long)]
+
+
+def put(tensor: Tensor, rows: Sequence[int], value: Tensor) -> Tensor:
+    """A copy of ``tensor`` with ``value`` in ``rows``."""
+    if list(rows) == list(range(len(tensor))):
+        return value
+    index = torch.as_tensor(rows, device=tensor.device, dtype=torch.long)
+    return tensor.index_copy(0, index, value)
+
+
+def per_image(values: Sequence[float], like: Tensor) -> Tensor:
+    """Host numbers as (B, 1, ..., 1), to multiply a tensor (B, ...)."""
+    tensor = torch.tensor(values, dtype=like.dtype, device=like.device)
+    return tensor.view(-1, *[1] * (like.dim() - 1))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The scalar product over all but the batch dimension, (B,) in float64 where there is one."""
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    return (a.to(wide) * b.to(wide)).flatten(1).sum(dim=1)
+
+
+def expand(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) as (B, 1, ..., 1) in the type of ``like`` (B, ...)."""
+    return values.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine of two batches of images (B, ...), per image: (B,). Zero vectors give 0."""
+    norms = (dot(a, a) * dot(b, b)).sqrt()
+    return dot(a, b) / norms.clamp_min(torch.finfo(norms.dtype).tiny)

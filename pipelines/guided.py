@@ -1,0 +1,223 @@
+"""Attach a guider to a stock Diffusers pipeline: ``with guided(pipe, guider) as run: pipe(...)``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..guidance import Branch, Denoiser, Guider, Query, Record, Step, bound
+from ..samplers import is_supported, read_level, solver_stage, steps_ahead
+from .batched import Evaluation
+from .swap import is_swapped, restore, swap
+
+logger = logging.getLogger("guiders")
+
+# Pipelines of one doubled forward, [negative, positive]: the class and its denoiser's attribute.
+BATCHED = {
+    "StableDiffusionPipeline": "unet",
+    "StableDiffusionXLPipeline": "unet",
+}
+
+
+@dataclass
+class Call:
+    """One call of the pipeline, from its scheduler's ``set_timesteps`` on.
+
+    Attributes:
+        images: number of images.
+        steps: every evaluation that was planned.
+        records: what happened at each evaluation so far.
+    """
+
+    images: int
+    steps: list[Step]
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> list[int]:
+        """For each image, the network evaluations it was given."""
+        counts = [record.evaluations for record in self.records]
+        return [sum(column) for column in zip(*counts, strict=True)]
+
+    @property
+    def nfe(self) -> float:
+        """Network evaluations per image, on average over the images of the call."""
+        return sum(self.evaluations) / self.images if self.records else 0.0
+
+
+class Attachment:
+    """A guider on a pipeline, as ``guided`` yields it.
+
+    Attributes:
+        calls: one ``Call`` for each call of the pipeline since it was attached.
+    """
+
+    def __init__(self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool) -> None:
+        self.pipe, self.guider, self.quiet = pipe, guider, quiet
+        self.calls: list[Call] = []
+        self._denoiser: Denoiser | None = None
+        self._count = 0
+        self._said = ""
+
+    @property
+    def last(self) -> Call:
+        """The latest call.
+
+        Raises:
+            RuntimeError: the pipeline has not been called yet.
+        """
+        if not self.calls:
+            raise RuntimeError("the pipeline has not been called since the guider was attached")
+        return self.calls[-1]
+
+    @property
+    def nfe(self) -> float:
+        """Network evaluations per image of the latest call."""
+        return self.last.nfe
+
+    @property
+    def records(self) -> list[Record]:
+        """What happened at each evaluation of the latest call."""
+        return self.last.records
+
+    def begin(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        """The scheduler's ``set_timesteps``: a new run, with fresh memory."""
+        self._denoiser, self._count = None, 0
+        return original(scheduler, *args, **kwargs)
+
+    def commit(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        """The scheduler's ``step``: the evaluation is over."""
+        self._count += 1
+        return original(scheduler, *args, **kwargs)
+
+    def evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+        """The denoiser's ``__call__``: the guided prediction in place of the network's."""
+        scheduler = self.pipe.scheduler
+        if not is_swapped(scheduler):
+            raise RuntimeError(
+                "pipe.scheduler was replaced inside `with guided(...)`; set it before attaching"
+            )
+        x, timestep = args[0], args[1]
+        doubled = bool(self.pipe.do_classifier_free_guidance)
+        reading = read_level(scheduler, _scalar(timestep))
+        batch = len(x) // 2 if doubled else len(x)
+        if self._denoiser is None:
+            self._denoiser = self._start(scheduler, _scalar(timestep), batch, doubled)
+        step = Step(
+            self._count, len(self.last.steps), solver_stage(scheduler, self._count), reading.level
+        )
+        call = Evaluation(
+            lambda *a, **k: original(network, *a, **k), args, kwargs, batch, doubled, reading.readout
+        )
+        result = self._denoiser(Query(call.latents(), step), call)
+        self.last.records.append(result.record)
+        return call.reply(result.output)
+
+    def _start(self, scheduler: Any, timestep: Any, batch: int, doubled: bool) -> Denoiser:
+        """The first evaluation of a run: check that it can work, print the plan, make the memory."""
+        steps = steps_ahead(scheduler, timestep)
+        most = bound(self.guider, steps, batch)
+        self._check(steps, batch, doubled)
+        self.calls.append(Call(batch, steps))
+        line = f"{_title(self.guider)}; {len(steps)} steps; at most {most:g} evaluations per image"
+        logger.info(line)
+        if line != self._said and not self.quiet:
+            tqdm.write(line, file=sys.stderr)
+        self._said = line
+        return Denoiser(self.guider, batch)
+
+    def _check(self, steps: list[Step], batch: int, doubled: bool) -> None:
+        name = type(self.pipe).__name__
+        if not doubled and any(
+            Branch("negative") in Denoiser(self.guider, batch).plan(step) for step in steps
+        ):
+            if getattr(self.pipe.unet.config, "time_cond_proj_dim", None) is not None:
+                raise ValueError(
+                    f"{name}: this model's guidance is distilled into it (time_cond_proj_dim), so it "
+                    "has no negative branch; allowed is a guider that needs none"
+                )
+            raise ValueError(
+                f"{name}: guidance_scale is {self.pipe.guidance_scale:g}, which switches the negative "
+                "branch off that the guider needs; allowed is any guidance_scale above 1 (the "
+                "guider's own scale is used)"
+            )
+        if getattr(self.pipe, "guidance_rescale", 0):
+            warnings.warn(
+                f"{name}: guidance_rescale={self.pipe.guidance_rescale:g} of the pipeline is ignored "
+                "while a guider is attached; use `guider | Rescale(phi)`",
+                stacklevel=2,
+            )
+            self.pipe._guidance_rescale = 0.0
+
+
+@contextmanager
+def guided(
+    pipe: Any, guider: Guider | Sequence[Guider], *, quiet: bool = False
+) -> Iterator[Attachment]:
+    """Sample ``pipe`` with ``guider`` inside the ``with``.
+
+    The guider's scale wins; the pipeline's own ``guidance_scale`` only switches its negative branch
+    on or off. Afterwards the pipeline is as it was, also after an exception.
+
+    Args:
+        pipe: a Diffusers pipeline of a supported class.
+        guider: one guider, or a list with one for each prompt (or image) of a batch.
+        quiet: do not print the plan line.
+
+    Yields:
+        The ``Attachment``: evaluations and records of each call.
+
+    Raises:
+        ValueError: the pipeline or its scheduler is not supported, or ``guider`` is not a guider.
+        RuntimeError: a guider is attached already.
+    """
+    if is_guider := isinstance(guider, Guider):
+        several: list[Any] = [guider]
+    else:
+        several = list(guider) if isinstance(guider, (list, tuple)) else [guider]
+    if not several or not all(isinstance(one, Guider) for one in several):
+        raise ValueError(f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them")
+    denoiser = _denoiser(pipe)
+    if not is_supported(pipe.scheduler):
+        read_level(pipe.scheduler, 0)  # raises, with the list of what is supported
+    if is_swapped(denoiser) or is_swapped(pipe.scheduler):
+        raise RuntimeError(
+            f"a guider is attached to this {type(pipe).__name__} already; leave its `with` first, "
+            "or add the guiders: `CFG(5) + APG(3)`"
+        )
+    attachment = Attachment(pipe, guider if is_guider else several, quiet)
+    scheduler = pipe.scheduler
+    swap(denoiser, {"__call__": attachment.evaluate})
+    swap(scheduler, {"set_timesteps": attachment.begin, "step": attachment.commit})
+    try:
+        yield attachment
+    finally:
+        restore(denoiser)
+        restore(scheduler)
+
+
+def _denoiser(pipe: Any) -> torch.nn.Module:
+    for base in type(pipe).__mro__:
+        if base.__name__ in BATCHED:
+            return getattr(pipe, BATCHED[base.__name__])
+    raise ValueError(
+        f"pipe is a {type(pipe).__name__}; allowed is one of {', '.join(sorted(BATCHED))}"
+    )
+
+
+def _scalar(timestep: Any) -> Any:
+    """The one timestep of a batch; pipelines pass it as a scalar or once per row."""
+    return timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep
+
+
+def _title(guider: Guider | Sequence[Guider]) -> str:
+    return str(guider) if isinstance(guider, Guider) else "; ".join(map(str, guider))

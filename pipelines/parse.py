@@ -1,0 +1,124 @@
+"""Guiders written as one word on a command line: ``apg``, ``cfg(5)+rescale``, ``apg+adaptive(0.99)``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..guidance import CFG, Config, Guider, Post, Scale, Sum, Term
+from ..guidance.config import build
+
+UNGUIDED = "none"
+
+
+def _subclasses(base: type[Config]) -> dict[str, type[Config]]:
+    found = {}
+    for kind in Config.registry.values():
+        if issubclass(kind, base) and dataclasses.is_dataclass(kind):
+            found[kind.__name__.lower()] = kind
+    return found
+
+
+def term_names() -> dict[str, type[Config]]:
+    """Guidance methods by their lower-case name."""
+    return _subclasses(Term)
+
+
+def scale_names() -> dict[str, type[Config]]:
+    """Rules of when to guide that wrap another scale, by their lower-case name."""
+    wrap = {}
+    for name, kind in _subclasses(Scale).items():
+        if any(field.name == "scale" and field.default == 7.5 for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
+            wrap[name] = kind
+    return wrap
+
+
+def parse_guider(
+    text: str, guidance_scale: float | None = None, arguments: Sequence[str] = ()
+) -> Guider:
+    """Read ``name(settings)+name(settings)...``.
+
+    Methods add up, ``adaptive`` and ``interval`` say when all of them act, ``rescale`` acts on the
+    result, and ``none`` does not guide. Settings are ``key=value`` or values in order.
+
+    Args:
+        guidance_scale: the scale of every method that does not say its own.
+        arguments: further ``key=value`` settings of the (one) method.
+
+    Raises:
+        ValueError: a name or a setting is unknown or not allowed.
+    """
+    known = term_names() | scale_names() | _subclasses(Post)
+    terms: list[tuple[type[Config], dict[str, Any]]] = []
+    wraps: list[tuple[type[Config], dict[str, Any]]] = []
+    posts: list[Post] = []
+    for item in split(text, "+"):
+        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", item)
+        name = match.group(1).lower() if match else item
+        if name == UNGUIDED and text.strip().lower() == UNGUIDED:
+            return CFG(1.0)
+        if not match or name not in known:
+            raise ValueError(f"guider has the part {item!r}; allowed is one of {', '.join([*known, UNGUIDED])}")
+        kind = known[name]
+        # A wrapper's scale comes from the method that it wraps, so its values start behind it.
+        names = [p for p in inspect.signature(kind).parameters if kind not in scale_names().values() or p != "scale"]
+        settings = _settings(kind.__name__, split(match.group(2) or "", ","), names)
+        if issubclass(kind, Term):
+            terms.append((kind, settings))
+        elif issubclass(kind, Scale):
+            wraps.append((kind, settings))
+        else:
+            posts.append(build(kind, settings))
+    if not terms:
+        raise ValueError(f"guider is {text!r}; allowed is at least one of {', '.join(term_names())}")
+    if arguments and len(terms) > 1:
+        raise ValueError(f"guider-arg is {arguments[0]!r}; allowed with one method, here are {len(terms)}")
+    made = []
+    for kind, settings in terms:
+        names = list(inspect.signature(kind).parameters)
+        if guidance_scale is not None:
+            settings.setdefault("scale", guidance_scale)
+        settings |= _settings(kind.__name__, arguments, names)
+        term = build(kind, settings)
+        for wrap, options in wraps:
+            term = term.replace(scale=build(wrap, {"scale": term.scale, **options}))
+        made.append(term)
+    return made[0] if len(made) == 1 and not posts else Sum(tuple(made), tuple(posts))
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split at ``separator`` outside parentheses; empty text gives nothing."""
+    parts, depth, start = [], 0, 0
+    for i, letter in enumerate(text):
+        depth += (letter in "([") - (letter in ")]")
+        if letter == separator and not depth:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
+def _settings(owner: str, items: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for position, item in enumerate(items):
+        key, equals, value = item.partition("=")
+        if not equals:
+            if position >= len(names):
+                raise ValueError(f"{owner} has no setting for {item!r}; allowed are {', '.join(names)}")
+            key, value = names[position], item
+        settings[key.strip()] = _value(value.strip())
+    return settings
+
+
+def _value(text: str) -> Any:
+    """A number, a list of numbers in brackets, None, or the word itself."""
+    if text.startswith("[") and text.endswith("]"):
+        return tuple(_value(item) for item in split(text[1:-1], ","))
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,12 @@
+"""Noise levels and clean images read from Diffusers schedulers."""
+
+from .noise_level import (
+    Reading,
+    clean_image,
+    is_supported,
+    read_level,
+    solver_stage,
+    steps_ahead,
+)
+
+__all__ = ["Reading", "clean_image", "is_supported", "read_level", "solver_stage", "steps_ahead"]

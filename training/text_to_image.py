@@ -1,0 +1,161 @@
+"""Train the text-to-image model on the latents of a trained autoencoder; write a whole pipeline.
+
+v-prediction on Stable Diffusion's beta schedule with min-SNR weights of 5 (Hang et al. 2023,
+arXiv:2303.09556), UNet and text encoder together, the text encoder at a third of the rate. Captions
+say more or less (``data.CAPTION_SHARES``). The step with the lowest loss on held-out (name, style)
+pairs is the one that is kept: a model that has memorised its pictures shows no guidance effect.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from data import CAPTION_SHARES, Emoji, captions
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from loop import Loop, arguments, batches
+from tokenizers import pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+CAPTION_LENGTH = 16
+VOCABULARY = 2000
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer(texts: list[str]) -> CLIPTokenizer:
+    """A byte-level BPE in CLIP's format: bytes, bytes that end a word, merges, start, end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    symbols = alphabet + [f"{byte}</w>" for byte in alphabet]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=alphabet, end_of_word_suffix="</w>",
+        show_progress=False,
+    )  # fmt: skip
+    learner = CLIPTokenizer().backend_tokenizer
+    learner.train_from_iterator(texts, trainer)
+    merges = json.loads(learner.to_str())["model"]["merges"][: VOCABULARY - len(symbols) - 2]
+    pieces = symbols + ["".join(pair) for pair in merges] + [START, END]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(
+        vocabulary, [tuple(pair) for pair in merges], model_max_length=CAPTION_LENGTH
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=768, projection_dim=192,
+        num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=CAPTION_LENGTH,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return CLIPTextModel(config)
+
+
+def build_unet(channels: tuple[int, int], dropout: float) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=channels,
+        layers_per_block=1,
+        cross_attention_dim=192,
+        attention_head_dim=[width // 32 for width in channels],
+        norm_num_groups=16,
+        dropout=dropout,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, prediction_type="v_prediction", timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+class Objective(nn.Module):
+    """min-SNR weighted v-prediction loss, per picture."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+        self.register_buffer("alphas_cumprod", build_scheduler().alphas_cumprod, persistent=False)
+
+    def forward(self, x0: Tensor, ids: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x0, noise (B, 4, 8, 8); ids (B, 16); t (B,) integers. Returns (B,)."""
+        signal = self.alphas_cumprod[t, None, None, None]
+        alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+        hidden = self.text_encoder(ids)[0]
+        v = self.unet(alpha * x0 + sigma * noise, t, hidden).sample.float()
+        snr = (signal / (1 - signal)).flatten()
+        error = (v - (alpha * noise - sigma * x0)).square().mean(dim=(1, 2, 3))
+        return error * snr.clamp(max=5) / (snr + 1)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0], steps=9000, batch_size=64, lr=1e-3)
+    parser.add_argument("--vae", type=Path, required=True, help="folder written by vae.py")
+    parser.add_argument("--channels", type=int, nargs=2, default=(96, 192))
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--init", type=Path, help="a pipeline folder to start from (EMA weights)")
+    args = parser.parse_args()
+    emoji = Emoji.load(args.data)
+    held_out = torch.from_numpy(emoji.held_out())
+    torch.manual_seed(args.seed)
+    if args.init:
+        start = StableDiffusionPipeline.from_pretrained(args.init, torch_dtype=torch.float32)
+        tokenizer, text_encoder, unet = start.tokenizer, start.text_encoder, start.unet
+    else:
+        tokenizer = build_tokenizer([emoji.caption(i) for i in range(len(emoji))])
+        text_encoder = build_text_encoder(tokenizer)
+        unet = build_unet(tuple(args.channels), args.dropout)
+    loop = Loop(args, Objective(unet, text_encoder), slow=text_encoder.parameters())
+
+    vae = AutoencoderKL.from_pretrained(args.vae).to(loop.device).eval()
+    with torch.no_grad():
+        parts = [vae.encode(x.to(loop.device)).latent_dist.mean for x in emoji.pixels().split(256)]
+    latents = torch.cat(parts)
+    texts = [captions(*e) for e in zip(emoji.names, emoji.styles, emoji.categories, strict=True)]
+    ids = tokenizer(
+        [text for row in texts for text in row], padding="max_length", truncation=True,
+        max_length=CAPTION_LENGTH, return_tensors="pt",
+    ).input_ids.view(len(emoji), len(CAPTION_SHARES), CAPTION_LENGTH).to(loop.device)  # fmt: skip
+    shares = torch.tensor(list(CAPTION_SHARES.values()))
+    stream = batches((~held_out).nonzero().flatten(), args.batch_size)
+
+    def draw() -> tuple[Tensor, ...]:
+        rows = next(stream)
+        kind = torch.multinomial(shares, len(rows), replacement=True)
+        t = torch.randint(0, 1000, (len(rows),), device=loop.device)
+        return latents[rows], ids[rows, kind], t, torch.randn_like(latents[rows])
+
+    def validate() -> float:
+        """The loss of the full captions of the held-out pairs, at fixed noise levels and noise."""
+        generator = torch.Generator().manual_seed(1)
+        x0, words = latents[held_out], ids[held_out, 0]
+        t = torch.arange(len(x0)).mul(617).remainder(1000).to(loop.device)
+        noise = torch.randn(x0.shape, generator=generator).to(loop.device)
+        with loop.accelerator.autocast():
+            parts = zip(*(a.split(256) for a in (x0, words, t, noise)), strict=True)
+            return torch.cat([loop.raw(*part) for part in parts]).mean().item()
+
+    def save() -> None:
+        pipe = StableDiffusionPipeline(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
+            scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+        folder = args.out / "pipeline"
+        pipe.save_pretrained(folder)
+        names = {word for row in texts for text in row for word in text.replace(",", "").split()}
+        (folder / "words.txt").write_text("\n".join(sorted(names)) + "\n")
+
+    loop.run(draw, validate, save)
+    loop.accelerator.print(f"trained on {int(np.sum(~emoji.held_out()))} pictures")
+
+
+if __name__ == "__main__":
+    main()
