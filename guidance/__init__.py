@@ -7,12 +7,12 @@ from .denoiser import Denoiser, Guided, Network, Record, bound
 from .guider import Guider, Post, Sum, Term
 from .reference import POSITIVE, Branch, Negative, Reference
 from .rescale import Rescale
-from .scale import Adaptive, Constant, Cosine, Custom, Interval, Linear, PerImage, Scale
+from .scale import Adaptive, Constant, Cosine, Custom, Gate, Interval, Linear, PerImage, Scale
 from .types import Level, Prediction, Query, Readout, Step
 
 __all__ = [
     "APG", "CFG", "POSITIVE", "Adaptive", "Branch", "Config", "Constant", "Cosine", "Custom",
-    "Denoiser", "Guided", "Guider", "Interval", "Level", "Linear", "Negative", "Network",
+    "Denoiser", "Gate", "Guided", "Guider", "Interval", "Level", "Linear", "Negative", "Network",
     "PerImage", "Post", "Prediction", "Query", "Readout", "Record", "Reference", "Rescale",
     "Scale", "Step", "Sum", "Term", "bound",
 ]  # fmt: skip

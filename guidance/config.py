@@ -101,11 +101,11 @@ class Config:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: the file is not JSON, or not a valid config.
+            ValueError: the file cannot be read, is not JSON, or not a valid config.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise reject(cls.__name__, "path", str(path), f"a JSON file ({error})") from None
         return cls.from_dict(data)
 

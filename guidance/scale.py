@@ -35,9 +35,9 @@ def as_scale(owner: object, value: Any) -> Scale:
     """Numbers, lists of numbers and callables as a ``Scale``."""
     if isinstance(value, Scale):
         return value
-    if is_number(value):
+    if is_number(value) and value >= 0:
         return Constant(value)
-    if isinstance(value, (list, tuple)) and value and all(is_number(item) for item in value):
+    if isinstance(value, (list, tuple)) and value and all(is_number(v) and v >= 0 for v in value):
         return PerImage(tuple(value))
     if callable(value):
         return Custom(value)
@@ -154,8 +154,21 @@ class Custom(Scale):
         return getattr(self.function, "__name__", "custom")
 
 
+class Gate(Scale):
+    """Base of the rules that let another scale through at some steps and answer 1 at the others."""
+
+    scale: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("scale", as_scale(self, self.scale))
+
+    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
+        self.scale.observe(q, positive, reference, state)
+
+
 @dataclass(frozen=True)
-class Interval(Scale):
+class Interval(Gate):
     """Guide only where ``low < sigma <= high``; elsewhere the reference is not evaluated.
 
     Kynkaanniemi et al. 2024 (arXiv:2404.07724, section 3). sigma is in EDM's unit
@@ -175,7 +188,6 @@ class Interval(Scale):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("scale", as_scale(self, self.scale))
         if self.high is not None and self.high <= self.low:
             raise reject(self, "high", self.high, f"a number above low (= {self.low:g}) or None")
 
@@ -183,15 +195,12 @@ class Interval(Scale):
         inside = self.low < step.sigma and (self.high is None or step.sigma <= self.high)
         return self.scale.at(step, state) if inside else [1.0] * state.batch
 
-    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
-        self.scale.observe(q, positive, reference, state)
-
     def __str__(self) -> str:
         return f"{self.scale} for sigma in ({self.low:g}, {'inf' if self.high is None else format(self.high, 'g')}]"
 
 
 @dataclass(frozen=True)
-class Adaptive(Scale):
+class Adaptive(Gate):
     """Adaptive Guidance: stop guiding an image, for good, once both predictions agree.
 
     Castillo et al. 2023 (arXiv:2312.12487, AAAI 2025), the AG rule: guide while the cosine of the
@@ -212,17 +221,13 @@ class Adaptive(Scale):
     threshold: float = number(0.999, low=-1)
     space: str = choice("x0", "x0", "eps", "output")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set("scale", as_scale(self, self.scale))
-
     def at(self, step: Step, state: State) -> list[float]:
         stopped = state.host("agreed", 0.0)
         values = self.scale.at(step, state)
         return [1.0 if stop else value for stop, value in zip(stopped, values, strict=True)]
 
     def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
-        self.scale.observe(q, positive, reference, state)
+        super().observe(q, positive, reference, state)
         agreement = cosine(*(self._in_space(p, q) for p in (positive, reference)))
         state.set("agreed", (agreement >= self.threshold).float())
 

@@ -24,10 +24,10 @@ def load(name: str = "emoji", **options: Any) -> Any:
 
     Args:
         name: one of ``NAMES``.
-        options: passed on to ``from_pretrained``, such as ``torch_dtype``.
+        options: passed on to ``from_pretrained``, such as ``dtype`` (float32 by default).
     """
     import torch
     from diffusers import DiffusionPipeline
 
-    options.setdefault("torch_dtype", torch.float32)
+    options.setdefault("dtype", torch.float32)
     return DiffusionPipeline.from_pretrained(path(name), local_files_only=True, **options)

@@ -128,7 +128,8 @@ class Attachment:
         most = bound(self.guider, steps, batch)
         self._check(steps, batch, doubled)
         self.calls.append(Call(batch, steps))
-        line = f"{_title(self.guider)}; {len(steps)} steps; at most {most:g} evaluations per image"
+        count = sum(step.stage == 0 for step in steps)
+        line = f"{_title(self.guider)}; {count} steps; at most {most:g} evaluations per image"
         logger.info(line)
         if line != self._said and not self.quiet:
             tqdm.write(line, file=sys.stderr)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..guidance import CFG, Config, Guider, Post, Scale, Sum, Term
+from ..guidance import CFG, Config, Gate, Guider, Post, Sum, Term
 from ..guidance.config import build
 
 UNGUIDED = "none"
@@ -27,13 +27,14 @@ def term_names() -> dict[str, type[Config]]:
     return _subclasses(Term)
 
 
-def scale_names() -> dict[str, type[Config]]:
-    """Rules of when to guide that wrap another scale, by their lower-case name."""
-    wrap = {}
-    for name, kind in _subclasses(Scale).items():
-        if any(field.name == "scale" and field.default == 7.5 for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
-            wrap[name] = kind
-    return wrap
+def gate_names() -> dict[str, type[Config]]:
+    """Rules of when to guide, by their lower-case name."""
+    return _subclasses(Gate)
+
+
+def post_names() -> dict[str, type[Config]]:
+    """What is done to the result, by its lower-case name."""
+    return _subclasses(Post)
 
 
 def parse_guider(
@@ -51,9 +52,9 @@ def parse_guider(
     Raises:
         ValueError: a name or a setting is unknown or not allowed.
     """
-    known = term_names() | scale_names() | _subclasses(Post)
+    known = term_names() | gate_names() | post_names()
     terms: list[tuple[type[Config], dict[str, Any]]] = []
-    wraps: list[tuple[type[Config], dict[str, Any]]] = []
+    gates: list[tuple[type[Config], dict[str, Any]]] = []
     posts: list[Post] = []
     for item in split(text, "+"):
         match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", item)
@@ -63,13 +64,13 @@ def parse_guider(
         if not match or name not in known:
             raise ValueError(f"guider has the part {item!r}; allowed is one of {', '.join([*known, UNGUIDED])}")
         kind = known[name]
-        # A wrapper's scale comes from the method that it wraps, so its values start behind it.
-        names = [p for p in inspect.signature(kind).parameters if kind not in scale_names().values() or p != "scale"]
-        settings = _settings(kind.__name__, split(match.group(2) or "", ","), names)
+        # The scale of a gate is the method's, so its own settings start behind it.
+        names = list(inspect.signature(kind).parameters)[1 if issubclass(kind, Gate) else 0 :]
+        settings = read_settings(kind.__name__, split(match.group(2) or "", ","), names)
         if issubclass(kind, Term):
             terms.append((kind, settings))
-        elif issubclass(kind, Scale):
-            wraps.append((kind, settings))
+        elif issubclass(kind, Gate):
+            gates.append((kind, settings))
         else:
             posts.append(build(kind, settings))
     if not terms:
@@ -81,10 +82,10 @@ def parse_guider(
         names = list(inspect.signature(kind).parameters)
         if guidance_scale is not None:
             settings.setdefault("scale", guidance_scale)
-        settings |= _settings(kind.__name__, arguments, names)
+        settings |= read_settings(kind.__name__, arguments, names)
         term = build(kind, settings)
-        for wrap, options in wraps:
-            term = term.replace(scale=build(wrap, {"scale": term.scale, **options}))
+        for gate, options in gates:
+            term = term.replace(scale=build(gate, {"scale": term.scale, **options}))
         made.append(term)
     return made[0] if len(made) == 1 and not posts else Sum(tuple(made), tuple(posts))
 
@@ -100,7 +101,8 @@ def split(text: str, separator: str) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
-def _settings(owner: str, items: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+def read_settings(owner: str, items: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` items, or values in the order of ``names``, as keyword arguments."""
     settings: dict[str, Any] = {}
     for position, item in enumerate(items):
         key, equals, value = item.partition("=")
@@ -122,3 +124,15 @@ def _value(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def arguments_of(kind: type[Config]) -> list[str]:
+    """``name=default`` of every setting of a method that is a number or a word."""
+    shown = []
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name == "scale" and issubclass(kind, Gate):
+            continue
+        if isinstance(field.default, (int, float, str)) or field.default is None:
+            text = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+            shown.append(f"{field.name}={text}")
+    return shown

@@ -12,12 +12,12 @@ from PIL import Image, PngImagePlugin
 KEY = "guiders"
 
 
-def info(settings: dict[str, Any], guider: str) -> PngImagePlugin.PngInfo:
+def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.PngInfo:
     """The text chunks of a picture made with ``settings`` (see ``generate.Settings``)."""
     text = PngImagePlugin.PngInfo()
     fields = {
         "Steps": settings["num_inference_steps"],
-        "Sampler": settings["scheduler"],
+        "Sampler": sampler,
         "Seed": settings["seed"],
         "Size": f"{settings['width']}x{settings['height']}",
         "Model": settings["model"],

@@ -106,7 +106,7 @@ def main() -> None:
     held_out = torch.from_numpy(emoji.held_out())
     torch.manual_seed(args.seed)
     if args.init:
-        start = StableDiffusionPipeline.from_pretrained(args.init, torch_dtype=torch.float32)
+        start = StableDiffusionPipeline.from_pretrained(args.init, dtype=torch.float32)
         tokenizer, text_encoder, unet = start.tokenizer, start.text_encoder, start.unet
     else:
         tokenizer = build_tokenizer([emoji.caption(i) for i in range(len(emoji))])

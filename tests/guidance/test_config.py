@@ -1,0 +1,93 @@
+"""Guiders say what they are, come back from JSON, and refuse nonsense by name."""
+
+import json
+
+import pytest
+from guiders import APG, CFG, Adaptive, Cosine, Guider, Interval, Linear, Rescale
+from guiders.guidance import Config
+from hypothesis import given
+from hypothesis import strategies as st
+
+positive = st.floats(0, 50)
+schedules = st.one_of(
+    positive,
+    st.lists(positive, min_size=1, max_size=4),
+    st.builds(Linear, positive, positive),
+    st.builds(Cosine, positive, positive),
+)
+scales = st.recursive(
+    schedules,
+    lambda inner: st.one_of(
+        st.builds(Interval, inner, st.floats(0, 1), st.one_of(st.none(), st.floats(1.5, 9))),
+        st.builds(Adaptive, inner, st.floats(-1, 2), st.sampled_from(["x0", "eps", "output"])),
+    ),
+    max_leaves=3,
+)
+terms = st.one_of(
+    st.builds(CFG, scales),
+    st.builds(APG, scales, eta=positive, rescale=positive, momentum=st.floats(-0.9, 0.9)),
+    st.builds(APG, scales, rescale_rms=positive),
+)
+sums = st.lists(terms, min_size=2, max_size=3).map(lambda ts: sum(ts[1:], ts[0]))
+guiders = st.one_of(terms, sums, st.builds(lambda g, phi: g | Rescale(phi), sums, st.floats(0, 1)))
+
+
+@given(guiders)
+def test_json_round_trip(guider):
+    assert Guider.from_dict(json.loads(json.dumps(guider.to_dict()))) == guider
+
+
+def test_files(tmp_path):
+    guider = APG(Interval(8, low=0.3, high=5)) + CFG(2) | Rescale(0.5)
+    guider.save(tmp_path / "g.json")
+    assert Guider.load(tmp_path / "g.json") == guider
+    (tmp_path / "bad.json").write_text("{")
+    for name in ("bad.json", "missing.json"):
+        with pytest.raises(ValueError, match=name):
+            Guider.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [k for k in Config.registry.values() if k.__module__.startswith("guiders")])
+def test_every_guider_builds_with_no_arguments_and_has_a_source(kind):
+    if issubclass(kind, Guider) and kind.__name__ not in ("Guider", "Term", "Sum"):
+        assert str(kind()).startswith(kind.__name__)
+        assert "arXiv" in kind.__doc__
+
+
+def test_printing():
+    assert str(APG(10, rescale=15)) == "APG scale 10, eta 0, rescale 15, momentum -0.5"
+    assert str(CFG(5) + CFG(Interval(3, high=5)) | Rescale()) == (
+        "CFG scale 5 + CFG scale 3 for sigma in (0, 5] | Rescale phi 0.7"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: CFG(-1), ["CFG", "scale", "-1", "at least 0"]),
+        (lambda: CFG(float("nan")), ["scale", "nan"]),
+        (lambda: CFG("7"), ["scale", "'7'"]),
+        (lambda: CFG(True), ["scale", "True"]),
+        (lambda: CFG([]), ["scale", "[]"]),
+        (lambda: CFG([3, -2]), ["scale", "-2"]),
+        (lambda: CFG(reference="u"), ["reference", "'u'", "Negative()"]),
+        (lambda: APG(eta=-0.1), ["APG", "eta", "-0.1", "at least 0"]),
+        (lambda: APG(momentum=1), ["momentum", "between -1 and 1"]),
+        (lambda: APG(rescale=-3), ["rescale", "-3", "None"]),
+        (lambda: APG(rescale=3, rescale_rms=0.1), ["rescale_rms", "0.1", "rescale (= 3)"]),
+        (lambda: Interval(3, low=2, high=1), ["Interval", "high", "1", "above low (= 2)"]),
+        (lambda: Adaptive(3, space="v"), ["space", "'v'", "x0, eps, output"]),
+        (lambda: Adaptive(3, threshold=None), ["threshold", "None"]),
+        (lambda: Rescale(2), ["phi", "2", "between 0 and 1"]),
+        (lambda: Guider.from_dict({"type": "CFH"}), ["CFH", "CFG"]),
+        (lambda: Guider.from_dict({"type": "CFG", "scael": 3}), ["CFG", "scael", "scale"]),
+        (lambda: Guider.from_dict({"type": "Linear"}), ["Guider"]),
+        (lambda: Guider.from_dict(3), ["3"]),
+        (lambda: (CFG(2) | Rescale()) + CFG(2), ["(a + b) | post"]),
+    ],
+)
+def test_nonsense_is_refused_with_the_argument_the_value_and_what_is_allowed(make, words):
+    with pytest.raises(ValueError) as error:
+        make()
+    for word in words:
+        assert word in str(error.value)

@@ -1,0 +1,88 @@
+"""Known answers: one sample of three numbers, worked out by hand from the papers' formulas."""
+
+import math
+
+import pytest
+import torch
+from guiders import APG, CFG, Rescale
+from guiders.guidance.types import cosine
+from hypothesis import given
+from hypothesis import strategies as st
+from known import guide
+
+C = torch.tensor([[1.0, 2.0, 2.0]], dtype=torch.float64)
+U = torch.tensor([[0.5, 1.0, -1.0]], dtype=torch.float64)
+
+
+def check(guider, expected, times=1):
+    got = guide(guider, C, U, times)[-1]
+    torch.testing.assert_close(got, torch.tensor([expected], dtype=torch.float64), atol=2e-6, rtol=0)
+
+
+def test_cfg():
+    check(CFG(3), (2, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("eta", "rescale", "expected"),
+    [
+        (0, 0, (0.111111, 0.222222, 4.222222)),
+        (0, 1, (0.722358, 1.444716, 2.694106)),
+        (0.5, 1, (1.017353, 2.034705, 3.284095)),
+        (1, 0, (2, 4, 8)),
+    ],
+)
+def test_apg(eta, rescale, expected):
+    check(APG(3, eta=eta, rescale=rescale, momentum=0), expected)
+
+
+def test_apg_momentum_counts_from_the_second_step():
+    check(APG(3, eta=0, rescale=0, momentum=-0.5), (0.111111, 0.222222, 4.222222), times=1)
+    check(APG(3, eta=0, rescale=0, momentum=-0.5), (0.555556, 1.111111, 3.111111), times=2)
+
+
+def test_apg_in_the_plane():
+    c, u = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, -1.0]])
+    assert guide(CFG(3), c, u)[0].tolist() == [[4.0, 2.0]]
+    assert guide(APG(3, rescale=0, momentum=0), c, u)[0].tolist() == [[2.0, 2.0]]
+
+
+def test_guidance_rescale():
+    check(CFG(3) | Rescale(0.7), (0.864575, 1.729150, 3.458301))
+
+
+def test_cosine():
+    assert cosine(C, U).item() == pytest.approx(1 / 9)
+
+
+def test_reverse_momentum_of_a_constant_gap_tends_to_two_thirds():
+    c, u = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    sizes = [x[0, 0].item() - 1 for x in guide(APG(2, eta=1, rescale=0, momentum=-0.5), c, u, 8)]
+    assert sizes[:4] == [1, 0.5, 0.75, 0.625]
+    assert sizes[-1] == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_the_default_radius_is_the_papers_for_sdxl():
+    assert APG().radius(4 * 128 * 128) == pytest.approx(15)
+    assert APG(rescale=15).radius(7) == 15
+    assert APG(rescale_rms=0.5).radius(16) == 2
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 20))
+def test_one_number_has_no_orthogonal_part(c, u, scale):
+    positive, negative = torch.tensor([[c]], dtype=torch.float64), torch.tensor([[u]], dtype=torch.float64)
+    if abs(c) > 1e-3:
+        got = guide(APG(scale, eta=0, rescale=0, momentum=0), positive, negative)[0]
+        torch.testing.assert_close(got, positive)
+
+
+@given(st.floats(0.01, 10))
+def test_rescaled_gap_is_never_longer_than_the_radius(radius):
+    gap = guide(APG(2, eta=1, rescale=radius, momentum=0), C, U)[0] - C
+    assert gap.norm().item() == pytest.approx(min(radius, math.sqrt(10.25)))
+
+
+def test_zero_vectors_give_no_nan():
+    zero = torch.zeros(1, 3)
+    for guider in (APG(3), APG(3, rescale=1), CFG(3)):
+        assert guide(guider, zero, zero)[0].tolist() == [[0, 0, 0]]
