@@ -3,7 +3,7 @@
 from .apg import APG
 from .cfg import CFG
 from .config import Config
-from .denoiser import Denoiser, Guided, Network, Record, bound
+from .denoiser import Denoiser, Guided, Network, Record, foresee
 from .guider import Guider, Post, Sum, Term
 from .reference import POSITIVE, Branch, Negative, Reference
 from .rescale import Rescale
@@ -14,5 +14,5 @@ __all__ = [
     "APG", "CFG", "POSITIVE", "Adaptive", "Branch", "Config", "Constant", "Cosine", "Custom",
     "Denoiser", "Gate", "Guided", "Guider", "Interval", "Level", "Linear", "Negative", "Network",
     "PerImage", "Post", "Prediction", "Query", "Readout", "Record", "Reference", "Rescale",
-    "Scale", "Step", "Sum", "Term", "bound",
+    "Scale", "Step", "Sum", "Term", "foresee",
 ]  # fmt: skip

@@ -53,13 +53,19 @@ class APG(Term):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rescale is not None and self.rescale_rms is not None:
-            raise reject(self, "rescale_rms", self.rescale_rms, f"None beside rescale (= {self.rescale:g})")
+            raise reject(
+                self, "rescale_rms", self.rescale_rms, f"None beside rescale (= {self.rescale:g})"
+            )
         if self.rescale is None and self.rescale_rms is None:
             self._set("rescale_rms", SDXL_RMS)
 
     def radius(self, numel: int) -> float:
         """The largest norm of the gap of an image with ``numel`` elements; 0 is no limit."""
-        return self.rescale if self.rescale is not None else (self.rescale_rms or 0.0) * math.sqrt(numel)
+        return (
+            self.rescale
+            if self.rescale is not None
+            else (self.rescale_rms or 0.0) * math.sqrt(numel)
+        )
 
     def delta(
         self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows

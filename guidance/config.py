@@ -1,4 +1,4 @@
-"""The settings of a method: validated when made, readable when printed, the same again from JSON."""
+"""The settings of a method: validated when made, and the same again from JSON."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def is_number(value: object) -> bool:
     return real and math.isfinite(value)  # type: ignore[arg-type]
 
 
+def fields_of(config: Config | type[Config]) -> tuple[dataclasses.Field, ...]:
+    """The settings of a concrete config, in order."""
+    return dataclasses.fields(config)  # type: ignore[arg-type]
+
+
 class Config:
     """Base of the frozen dataclasses that describe a method.
 
@@ -53,7 +58,7 @@ class Config:
         Config.registry[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in fields_of(self):
             rule, value = field.metadata, getattr(self, field.name)
             if "values" in rule and value not in rule["values"]:
                 raise reject(self, field.name, value, "one of " + ", ".join(rule["values"]))
@@ -76,8 +81,7 @@ class Config:
 
     def to_dict(self) -> Any:
         """A JSON value from which ``from_dict`` makes an equal config."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        values = {field.name: _encode(getattr(self, field.name)) for field in fields}
+        values = {field.name: _encode(getattr(self, field.name)) for field in fields_of(self)}
         return {"type": type(self).__name__, **values}
 
     @classmethod
@@ -143,11 +147,13 @@ def _decode(value: Any) -> Any:
 
 def build(kind: type[Config], settings: dict[str, Any]) -> Any:
     """``kind(**settings)``, with a complaint that names the setting instead of a TypeError."""
-    known = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    known = [field.name for field in fields_of(kind) if field.init]
     for name, value in settings.items():
         if name not in known:
             allowed = "one of its settings: " + ", ".join(known)
-            raise ValueError(f"{kind.__name__} has no setting {name} (= {value!r}); allowed is {allowed}")
+            raise ValueError(
+                f"{kind.__name__} has no setting {name} (= {value!r}); allowed is {allowed}"
+            )
     try:
         return kind(**settings)
     except TypeError as error:

@@ -162,15 +162,21 @@ class Denoiser:
             if total is not None:
                 local = sorted(touched)
                 images = [rows[i] for i in local]
-                new = self._finish(q.rows(images), positive.rows(images), take(total, local), guider)
+                new = self._finish(
+                    q.rows(images), positive.rows(images), take(total, local), guider
+                )
                 output = put(output, images, new)
-        evaluations = [sum(image in images for images in requests.values()) for image in range(self.batch)]
+        evaluations = [
+            sum(image in images for images in requests.values()) for image in range(self.batch)
+        ]
         scales_by_image = [
             tuple(slot.scales[i] for slot in slots)
             for _, rows, slots in self._groups
             for i in range(len(rows))
         ]
-        record = Record(q.step.index, q.step.stage, q.step.sigma, scales_by_image, evaluations, agreement)
+        record = Record(
+            q.step.index, q.step.stage, q.step.sigma, scales_by_image, evaluations, agreement
+        )
         return Guided(output, positive, record)
 
     @staticmethod
@@ -182,8 +188,12 @@ class Denoiser:
         return output.to(positive.output.dtype)
 
 
-def bound(guider: Guider | Sequence[Guider], steps: Sequence[Step], batch: int) -> float:
-    """The most network evaluations per image that a run over ``steps`` can take."""
-    denoiser = Denoiser(guider, batch)
-    counts = (sum(map(len, denoiser.plan(step).values())) for step in steps)
-    return sum(counts) / batch
+def foresee(
+    guiders: Guider | Sequence[Guider], steps: Sequence[Step], batch: int
+) -> list[dict[Branch, list[int]]]:
+    """What each step would ask for (see ``Network``) if nothing were learnt on the way.
+
+    This is the most that a run can cost: what a guider learns can only make it ask for less.
+    """
+    denoiser = Denoiser(guiders, batch)
+    return [denoiser.plan(step) for step in steps]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from .config import Config, reject
+from .config import Config, fields_of, reject
 from .reference import Negative, Reference
 from .scale import Scale, as_scale
 from .state import Rows
@@ -128,7 +127,7 @@ class Sum(Guider):
 def describe(config: Config) -> str:
     """``APG scale 10, eta 0, momentum -0.5``: the settings that are set, in order."""
     parts = []
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in fields_of(config):
         value = getattr(config, field.name)
         if value is None or value == Negative():
             continue

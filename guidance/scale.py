@@ -41,7 +41,12 @@ def as_scale(owner: object, value: Any) -> Scale:
         return PerImage(tuple(value))
     if callable(value):
         return Custom(value)
-    raise reject(owner, "scale", value, "a number of at least 0, one for each image, a Scale or a function of Step")
+    raise reject(
+        owner,
+        "scale",
+        value,
+        "a number of at least 0, one for each image, a Scale or a function of Step",
+    )
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,9 @@ class Cosine(Scale):
 
 @dataclass(frozen=True)
 class Custom(Scale):
-    """A function of the ``Step``: it returns a number, or one for each image.
+    """A function of the ``Step`` alone: it returns a number, or one for each image.
 
+    It is called before the run too, for the plan.
     Only a function that can be imported by name can be stored as JSON.
     """
 
@@ -147,7 +153,9 @@ class Custom(Scale):
     def to_dict(self) -> dict[str, Any]:
         name = getattr(self.function, "__qualname__", "")
         if not name.isidentifier() or getattr(self.function, "__module__", "") == "__main__":
-            raise reject(self, "function", self.function, "a function of an importable module, to be stored")
+            raise reject(
+                self, "function", self.function, "a function of an importable module, to be stored"
+            )
         return {"type": "Custom", "function": f"{self.function.__module__}:{name}"}
 
     def __str__(self) -> str:
@@ -196,7 +204,8 @@ class Interval(Gate):
         return self.scale.at(step, state) if inside else [1.0] * state.batch
 
     def __str__(self) -> str:
-        return f"{self.scale} for sigma in ({self.low:g}, {'inf' if self.high is None else format(self.high, 'g')}]"
+        high = "inf" if self.high is None else f"{self.high:g}"
+        return f"{self.scale} for sigma in ({self.low:g}, {high}]"
 
 
 @dataclass(frozen=True)

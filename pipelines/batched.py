@@ -47,7 +47,7 @@ class Evaluation:
     def __call__(
         self, q: Query, requests: Mapping[Branch, Sequence[int]]
     ) -> dict[Branch, Prediction]:
-        """The ``Network`` of this call: all requests in one forward, and no row that was not asked for."""
+        """The ``Network`` of this call: all requests in one forward, and no row beside them."""
         offsets = {Branch("negative"): 0, POSITIVE: self.rows - self.batch}
         order = [branch for branch in offsets if branch in requests]
         chosen = [offsets[branch] + row for branch in order for row in requests[branch]]
@@ -66,7 +66,7 @@ class Evaluation:
         return answers
 
     def reply(self, guided: Tensor) -> Any:
-        """What the pipeline gets back: ``guided`` (batch, ...) in each half, in the same container."""
+        """What the pipeline gets back: ``guided`` (batch, ...) in each half."""
         value = torch.cat([guided, guided]) if self.doubled else guided
         if isinstance(self.template, tuple):
             return (value, *self.template[1:])

@@ -12,27 +12,44 @@ from typing import Any
 
 from .. import models
 from ..guidance import Adaptive, Guider, Interval, Sum
-from ..guidance.config import build
+from ..guidance.config import build, fields_of
 from . import png, words
-from .generate import DTYPES, SCHEDULERS, Picture, Settings, generate, load_pipeline, model_folder, save
+from .generate import (
+    DTYPES,
+    SCHEDULERS,
+    Picture,
+    Settings,
+    generate,
+    load_pipeline,
+    model_folder,
+    save,
+)
 from .grid import AXES, Axis, draw
-from .parse import UNGUIDED, arguments_of, gate_names, parse_guider, post_names, read_settings, term_names
+from .parse import (
+    UNGUIDED,
+    arguments_of,
+    gate_names,
+    parse_guider,
+    post_names,
+    read_settings,
+    term_names,
+)
 
 DEFAULT_GUIDER = "cfg"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 1 failed, 2 not allowed, 130 interrupted."""
+    """Run a command line. Returns 0 when done, 1 failed, 2 not allowed, 130 interrupted."""
     args = _parser().parse_args(argv)
     _hush()
     try:
         args.run(args)
     except ValueError as error:
         return _complain(error, 2)
+    except BrokenPipeError:  # the reader has gone, as in `guiders list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (RuntimeError, OSError) as error:
         return _complain(error, 1)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  
     except KeyboardInterrupt:
         print("guiders: interrupted", file=sys.stderr)
         return 130
@@ -60,27 +77,37 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("generate", help="draw pictures", description="Draw pictures.")
     one.add_argument("prompt", nargs="*", default=None, help="one or several prompts")
-    one.add_argument("--num-images", type=int, default=1, help="pictures of each prompt, seeds counting up")
+    one.add_argument(
+        "--num-images", type=int, default=1, help="pictures of each prompt, seeds counting up"
+    )
     one.add_argument("--batch-size", type=int, default=4, help="pictures drawn at once")
     one.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
-    one.add_argument("--params-from", type=Path, help="take the settings stored in this PNG; other flags override")
+    one.add_argument(
+        "--params-from",
+        type=Path,
+        help="take the settings stored in this PNG; other flags override",
+    )
     _settings_options(one)
     one.set_defaults(run=_generate)
 
     grid = commands.add_parser(
         "grid",
         help="a labelled grid over two settings",
-        description=f"A labelled grid. An axis is NAME=VALUES with NAME one of {', '.join(AXES)} and "
+        description=f"A labelled grid. An axis is NAME=VALUES, NAME one of {', '.join(AXES)} and "
         "VALUES between commas, or between semicolons where they contain commas.",
     )
     grid.add_argument("prompt", nargs="*", default=None, help="prompts; several make the rows")
-    grid.add_argument("--x", metavar="AXIS", default="guider=none,cfg,apg,apg+adaptive", help="across")
+    grid.add_argument(
+        "--x", metavar="AXIS", default="guider=none,cfg,apg,apg+adaptive", help="across"
+    )
     grid.add_argument("--y", metavar="AXIS", help="down (default: the prompts)")
     grid.add_argument("--out", type=Path, default=Path("grid.png"), help="file for the grid")
     _settings_options(grid)
     grid.set_defaults(run=_grid)
 
-    listing = commands.add_parser("list", help="what can be chosen", description="What can be chosen.")
+    listing = commands.add_parser(
+        "list", help="what can be chosen", description="What can be chosen."
+    )
     listing.set_defaults(run=_list)
     return parser
 
@@ -89,14 +116,49 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
     """Options whose absence must be told apart from their default, for --params-from."""
     absent = argparse.SUPPRESS
     add = parser.add_argument
-    add("--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id")
+    add(
+        "--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id"
+    )
     add("--negative-prompt", default=absent)
-    add("--guider", default=absent, help="such as cfg (default), apg, none, 'apg+adaptive', 'cfg(5)+rescale'")
-    add("--guidance-scale", type=float, default=absent, help="1 is no guidance (default: the guider's)")
-    add("--guider-arg", action="append", default=absent, metavar="KEY=VALUE", help="another setting of the guider")
-    add("--interval", nargs=2, type=float, default=absent, metavar=("LOW", "HIGH"), help="guide where LOW < sigma <= HIGH")
-    add("--adaptive", type=float, default=absent, metavar="THRESHOLD", help="stop once the predictions' cosine is that")
-    add("--guider-config", type=Path, default=absent, help="a guider stored as JSON, instead of --guider")
+    add(
+        "--guider",
+        default=absent,
+        help="such as cfg (default), apg, none, 'apg+adaptive', 'cfg(5)+rescale'",
+    )
+    add(
+        "--guidance-scale",
+        type=float,
+        default=absent,
+        help="1 is no guidance (default: the guider's)",
+    )
+    add(
+        "--guider-arg",
+        action="append",
+        default=absent,
+        metavar="KEY=VALUE",
+        help="another setting of the guider",
+    )
+    add(
+        "--interval",
+        nargs=2,
+        type=float,
+        default=absent,
+        metavar=("LOW", "HIGH"),
+        help="guide where LOW < sigma <= HIGH",
+    )
+    add(
+        "--adaptive",
+        type=float,
+        default=absent,
+        metavar="THRESHOLD",
+        help="stop once the predictions' cosine is that",
+    )
+    add(
+        "--guider-config",
+        type=Path,
+        default=absent,
+        help="a guider stored as JSON, instead of --guider",
+    )
     add("--num-inference-steps", type=int, default=absent, help="(default: 30)")
     add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
     add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
@@ -174,10 +236,16 @@ def _list(args: argparse.Namespace) -> None:
     print("models")
     for name, text in models.NAMES.items():
         print(f"  {name}: {text}")
-    for title, kinds in (("guiders", term_names()), ("when", gate_names()), ("after", post_names())):
+    for title, kinds in (
+        ("guiders", term_names()),
+        ("when", gate_names()),
+        ("after", post_names()),
+    ):
         print(title)
         for name, kind in kinds.items():
-            print(f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}")
+            print(
+                f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}"
+            )
     print(f"schedulers\n  {', '.join(SCHEDULERS)}")
 
 
@@ -186,7 +254,9 @@ def _guider(given: dict[str, Any], stored: dict[str, Any]) -> Guider:
     scale, arguments = given.get("guidance_scale"), given.get("guider_arg", [])
     if "guider_config" in given:
         if "guider" in given:
-            raise ValueError(f"guider is {given['guider']!r}; allowed is one of --guider and --guider-config")
+            raise ValueError(
+                f"guider is {given['guider']!r}; allowed is one of --guider and --guider-config"
+            )
         guider = Guider.load(given["guider_config"])
     elif "guider" in given or "guider" not in stored:
         scale = stored.get("guidance_scale") if scale is None else scale
@@ -197,7 +267,7 @@ def _guider(given: dict[str, Any], stored: dict[str, Any]) -> Guider:
     if arguments:
         if len(guider.terms) > 1 or guider.posts:
             raise ValueError(f"guider-arg is {arguments[0]!r}; allowed with one method only")
-        settings = {f.name: getattr(guider, f.name) for f in dataclasses.fields(guider)}  # type: ignore[arg-type]
+        settings = {f.name: getattr(guider, f.name) for f in fields_of(guider)}
         settings |= read_settings(type(guider).__name__, arguments, list(settings))
         guider = build(type(guider), settings)
     if scale is not None:
@@ -234,7 +304,9 @@ def _settings(given: dict[str, Any], stored: dict[str, Any], guider: Guider) -> 
     values = {name: value for name, value in {**stored, **given}.items() if name in names}
     settings = Settings(prompt="", guider=guider.to_dict(), **values)
     if settings.num_inference_steps < 1:
-        raise ValueError(f"num-inference-steps is {settings.num_inference_steps}; allowed is at least 1")
+        raise ValueError(
+            f"num-inference-steps is {settings.num_inference_steps}; allowed is at least 1"
+        )
     if not 0 <= settings.seed < 2**63:
         raise ValueError(f"seed is {settings.seed}; allowed is a number from 0 to 2^63 - 1")
     return settings

@@ -1,4 +1,4 @@
-"""Text to pictures: load any supported pipeline, guide it, and keep the settings with each picture."""
+"""Text to pictures: load a pipeline, guide it, keep the settings with each picture."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def load_pipeline(
         torch.empty(0, device=device or default_device())
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {device!r}; allowed is one that works here ({reason})") from None
+        raise ValueError(
+            f"device is {device!r}; allowed is one that works here ({reason})"
+        ) from None
     import diffusers  # takes seconds, and most mistakes are found before it is needed
 
     source = model_folder(model)
@@ -107,13 +109,17 @@ def load_pipeline(
         )
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model is {model!r}; allowed is {allowed} that can be read ({reason})") from None
+        raise ValueError(
+            f"model is {model!r}; allowed is {allowed} that can be read ({reason})"
+        ) from None
     if scheduler:
         name, options = SCHEDULERS[scheduler]
         try:
             pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
         except ImportError as error:
-            raise ValueError(f"scheduler is {scheduler!r}; allowed once installed: {error}") from None
+            raise ValueError(
+                f"scheduler is {scheduler!r}; allowed once installed: {error}"
+            ) from None
     return pipe.to(device or default_device())
 
 
@@ -138,12 +144,15 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; allowed is at least 1")
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor  # Diffusers ignores a side alone
     guiders = [guider] * len(jobs) if isinstance(guider, Guider) else list(guider)
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         first = batch[0]
         if first.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {first.num_inference_steps}; allowed is at least 1")
+            raise ValueError(
+                f"num_inference_steps is {first.num_inference_steps}; allowed is at least 1"
+            )
         chosen = guiders[start : start + batch_size]
         same = all(one == chosen[0] for one in chosen)
         with guided(pipe, chosen[0] if same else chosen, quiet=quiet or start > 0) as run:
@@ -151,8 +160,8 @@ def generate(
                 [job.prompt for job in batch],
                 negative_prompt=[job.negative_prompt for job in batch],
                 num_inference_steps=first.num_inference_steps,
-                width=first.width,
-                height=first.height,
+                width=first.width or size,
+                height=first.height or size,
                 guidance_scale=7.5,  # only switches the negative branch on
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
             ).images

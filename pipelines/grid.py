@@ -44,7 +44,9 @@ class Axis:
         try:
             return cls(name, tuple(kind(item) for item in items))
         except ValueError:
-            raise ValueError(f"axis {name} is {values!r}; allowed are numbers between commas") from None
+            raise ValueError(
+                f"axis {name} is {values!r}; allowed are numbers between commas"
+            ) from None
 
     def label(self, value: Any) -> str:
         """What stands beside the row or above the column."""
@@ -68,9 +70,7 @@ def draw(
             rows.append(row)
     captions = [[f"{picture.evaluations} evaluations" for picture in row] for row in rows]
     images = [[picture.image for picture in row] for row in rows]
-    sheet = layout(
-        images, captions, [x.label(v) for v in x.values], [y.label(v) for v in y.values]
-    )
+    sheet = layout(images, captions, [x.label(v) for v in x.values], [y.label(v) for v in y.values])
     return sheet, rows
 
 

@@ -1,8 +1,7 @@
-"""Attach a guider to a stock Diffusers pipeline: ``with guided(pipe, guider) as run: pipe(...)``."""
+"""Attach a guider to a stock Diffusers pipeline: ``with guided(pipe, guider) as run:``."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,12 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import Branch, Denoiser, Guider, Query, Record, Step, bound
+from ..guidance import Branch, Denoiser, Guider, Query, Record, Step, foresee
 from ..samplers import is_supported, read_level, solver_stage, steps_ahead
 from .batched import Evaluation
 from .swap import is_swapped, restore, swap
-
-logger = logging.getLogger("guiders")
 
 # Pipelines of one doubled forward, [negative, positive]: the class and its denoiser's attribute.
 BATCHED = {
@@ -116,48 +113,55 @@ class Attachment:
             self._count, len(self.last.steps), solver_stage(scheduler, self._count), reading.level
         )
         call = Evaluation(
-            lambda *a, **k: original(network, *a, **k), args, kwargs, batch, doubled, reading.readout
+            lambda *a, **k: original(network, *a, **k),
+            args,
+            kwargs,
+            batch,
+            doubled,
+            reading.readout,
         )
         result = self._denoiser(Query(call.latents(), step), call)
         self.last.records.append(result.record)
         return call.reply(result.output)
 
     def _start(self, scheduler: Any, timestep: Any, batch: int, doubled: bool) -> Denoiser:
-        """The first evaluation of a run: check that it can work, print the plan, make the memory."""
+        """The first evaluation of a run: check that it can work, say the plan, make the memory."""
         steps = steps_ahead(scheduler, timestep)
-        most = bound(self.guider, steps, batch)
-        self._check(steps, batch, doubled)
+        plans = foresee(self.guider, steps, batch)
+        if not doubled and any(Branch("negative") in plan for plan in plans):
+            raise ValueError(self._why_single())
+        if getattr(self.pipe, "guidance_rescale", 0):
+            warnings.warn(
+                f"{self._name}: guidance_rescale={self.pipe.guidance_rescale:g} of the pipeline is "
+                "ignored while a guider is attached; use `guider | Rescale(phi)`",
+                stacklevel=2,
+            )
+            self.pipe._guidance_rescale = 0.0
         self.calls.append(Call(batch, steps))
         count = sum(step.stage == 0 for step in steps)
+        most = sum(len(rows) for plan in plans for rows in plan.values()) / batch
         line = f"{_title(self.guider)}; {count} steps; at most {most:g} evaluations per image"
-        logger.info(line)
         if line != self._said and not self.quiet:
             tqdm.write(line, file=sys.stderr)
         self._said = line
         return Denoiser(self.guider, batch)
 
-    def _check(self, steps: list[Step], batch: int, doubled: bool) -> None:
-        name = type(self.pipe).__name__
-        if not doubled and any(
-            Branch("negative") in Denoiser(self.guider, batch).plan(step) for step in steps
-        ):
-            if getattr(self.pipe.unet.config, "time_cond_proj_dim", None) is not None:
-                raise ValueError(
-                    f"{name}: this model's guidance is distilled into it (time_cond_proj_dim), so it "
-                    "has no negative branch; allowed is a guider that needs none"
-                )
-            raise ValueError(
-                f"{name}: guidance_scale is {self.pipe.guidance_scale:g}, which switches the negative "
-                "branch off that the guider needs; allowed is any guidance_scale above 1 (the "
-                "guider's own scale is used)"
+    def _why_single(self) -> str:
+        """The complaint where there is no negative branch and the guider needs it."""
+        if getattr(self.pipe.unet.config, "time_cond_proj_dim", None) is not None:
+            return (
+                f"{self._name}: this model's guidance is distilled into it (time_cond_proj_dim) and "
+                "it has no negative branch; allowed is a guider that needs none"
             )
-        if getattr(self.pipe, "guidance_rescale", 0):
-            warnings.warn(
-                f"{name}: guidance_rescale={self.pipe.guidance_rescale:g} of the pipeline is ignored "
-                "while a guider is attached; use `guider | Rescale(phi)`",
-                stacklevel=2,
-            )
-            self.pipe._guidance_rescale = 0.0
+        return (
+            f"{self._name}: guidance_scale is {self.pipe.guidance_scale:g}, which switches off the "
+            "negative branch that the guider needs; allowed is any guidance_scale above 1 (the "
+            "guider's own scale is used)"
+        )
+
+    @property
+    def _name(self) -> str:
+        return type(self.pipe).__name__
 
 
 @contextmanager
@@ -186,7 +190,9 @@ def guided(
     else:
         several = list(guider) if isinstance(guider, (list, tuple)) else [guider]
     if not several or not all(isinstance(one, Guider) for one in several):
-        raise ValueError(f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them")
+        raise ValueError(
+            f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them"
+        )
     denoiser = _denoiser(pipe)
     if not is_supported(pipe.scheduler):
         read_level(pipe.scheduler, 0)  # raises, with the list of what is supported

@@ -1,4 +1,4 @@
-"""Guiders written as one word on a command line: ``apg``, ``cfg(5)+rescale``, ``apg+adaptive(0.99)``."""
+"""Guiders as words: ``apg``, ``cfg(5)+rescale``, ``apg(eta=0.2)+adaptive(0.99)``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..guidance import CFG, Config, Gate, Guider, Post, Sum, Term
-from ..guidance.config import build
+from ..guidance.config import build, fields_of
 
 UNGUIDED = "none"
 
 
 def _subclasses(base: type[Config]) -> dict[str, type[Config]]:
-    found = {}
+    found: dict[str, type[Config]] = {}
     for kind in Config.registry.values():
         if issubclass(kind, base) and dataclasses.is_dataclass(kind):
             found[kind.__name__.lower()] = kind
@@ -62,7 +62,9 @@ def parse_guider(
         if name == UNGUIDED and text.strip().lower() == UNGUIDED:
             return CFG(1.0)
         if not match or name not in known:
-            raise ValueError(f"guider has the part {item!r}; allowed is one of {', '.join([*known, UNGUIDED])}")
+            raise ValueError(
+                f"guider has the part {item!r}; allowed is one of {', '.join([*known, UNGUIDED])}"
+            )
         kind = known[name]
         # The scale of a gate is the method's, so its own settings start behind it.
         names = list(inspect.signature(kind).parameters)[1 if issubclass(kind, Gate) else 0 :]
@@ -74,9 +76,13 @@ def parse_guider(
         else:
             posts.append(build(kind, settings))
     if not terms:
-        raise ValueError(f"guider is {text!r}; allowed is at least one of {', '.join(term_names())}")
+        raise ValueError(
+            f"guider is {text!r}; allowed is at least one of {', '.join(term_names())}"
+        )
     if arguments and len(terms) > 1:
-        raise ValueError(f"guider-arg is {arguments[0]!r}; allowed with one method, here are {len(terms)}")
+        raise ValueError(
+            f"guider-arg is {arguments[0]!r}; allowed with one method, here are {len(terms)}"
+        )
     made = []
     for kind, settings in terms:
         names = list(inspect.signature(kind).parameters)
@@ -108,7 +114,9 @@ def read_settings(owner: str, items: Sequence[str], names: Sequence[str]) -> dic
         key, equals, value = item.partition("=")
         if not equals:
             if position >= len(names):
-                raise ValueError(f"{owner} has no setting for {item!r}; allowed are {', '.join(names)}")
+                raise ValueError(
+                    f"{owner} has no setting for {item!r}; allowed are {', '.join(names)}"
+                )
             key, value = names[position], item
         settings[key.strip()] = _value(value.strip())
     return settings
@@ -129,7 +137,7 @@ def _value(text: str) -> Any:
 def arguments_of(kind: type[Config]) -> list[str]:
     """``name=default`` of every setting of a method that is a number or a word."""
     shown = []
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in fields_of(kind):
         if field.name == "scale" and issubclass(kind, Gate):
             continue
         if isinstance(field.default, (int, float, str)) or field.default is None:

@@ -45,14 +45,18 @@ def read(path: str | Path) -> dict[str, Any]:
         with Image.open(path) as picture:
             chunks = dict(picture.info)
     except (OSError, ValueError) as error:
-        raise ValueError(f"params-from is {str(path)!r}; allowed is a readable picture ({error})") from None
+        raise ValueError(
+            f"params-from is {str(path)!r}; allowed is a readable picture ({error})"
+        ) from None
     try:
         if KEY in chunks:
             return dict(json.loads(chunks[KEY]))
         if "parameters" in chunks:
             return _from_text(chunks["parameters"])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"params-from is {str(path)!r}; its settings cannot be read ({error})") from None
+        raise ValueError(
+            f"params-from is {str(path)!r}; its settings cannot be read ({error})"
+        ) from None
     raise ValueError(f"params-from is {str(path)!r}; allowed is a PNG with stored settings")
 
 

@@ -23,5 +23,8 @@ def unknown_words(prompt: str, model_folder: str | Path) -> dict[str, list[str]]
 
 def warning(unknown: dict[str, list[str]]) -> str:
     """``the model has never seen "hart" (near: heart, art)``."""
-    parts = [f'"{word}"' + (f" (near: {', '.join(near)})" if near else "") for word, near in unknown.items()]
+    parts = [
+        f'"{word}"' + (f" (near: {', '.join(near)})" if near else "")
+        for word, near in unknown.items()
+    ]
     return "the model has never seen " + ", ".join(parts)

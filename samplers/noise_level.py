@@ -72,7 +72,7 @@ def steps_ahead(scheduler: Any, timestep: Tensor | float) -> list[Step]:
 
 
 def solver_stage(scheduler: Any, count: int) -> int:
-    """0 if the run's evaluation number ``count`` begins a solver step, above if it continues one."""
+    """0 if evaluation number ``count`` of a run begins a solver step, above if it continues one."""
     if hasattr(scheduler, "state_in_first_order"):  # Heun, KDPM2
         return count % 2
     if hasattr(scheduler, "prk_timesteps"):  # PNDM: one repeated step, or three Runge-Kutta steps
@@ -95,7 +95,8 @@ def _family(scheduler: Any) -> Family:
         if base.__name__ in FAMILIES:
             return FAMILIES[base.__name__]
     raise ValueError(
-        f"scheduler is a {type(scheduler).__name__}; allowed is one of {', '.join(sorted(FAMILIES))}"
+        f"scheduler is a {type(scheduler).__name__}; allowed is one of "
+        f"{', '.join(sorted(FAMILIES))}"
     )
 
 
@@ -110,7 +111,7 @@ def _prediction_type(scheduler: Any, family: Family) -> str:
 
 
 def _index(scheduler: Any, timestep: Tensor | float) -> int:
-    """The position of the evaluation about to be made, also before the scheduler has set its own."""
+    """The position of the coming evaluation, also before the scheduler has set its own."""
     for name in ("step_index", "begin_index"):
         known = getattr(scheduler, name, None)
         if known is not None:

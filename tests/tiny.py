@@ -14,8 +14,8 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
-    UniPCMultistepScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -80,7 +80,9 @@ def sd(scheduler_name: str = "ddim", prediction_type: str = "epsilon") -> Stable
     return ready(pipe)
 
 
-def sdxl(scheduler_name: str = "euler", prediction_type: str = "epsilon") -> StableDiffusionXLPipeline:
+def sdxl(
+    scheduler_name: str = "euler", prediction_type: str = "epsilon"
+) -> StableDiffusionXLPipeline:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,

@@ -84,7 +84,9 @@ class Emoji:
 
     def pixels(self) -> torch.Tensor:
         """(N, 3, size, size) float in [-1, 1]."""
-        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+        return (
+            torch.from_numpy(self.images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+        )
 
     def caption(self, index: int) -> str:
         """The full caption, ``red heart, noto style``."""
@@ -112,7 +114,11 @@ def captions(name: str, style: str, category: str) -> list[str]:
 def is_skin_tone(name: str, everything: set[str]) -> bool:
     """Is this icon a skin-tone variant of another one? The sets write them in three ways."""
     base = re.sub(r"(-(medium-light|medium-dark|light|medium|dark))+$", "", name)
-    return "skin-tone" in name or bool(re.search(r"-tone\d", name)) or (base != name and base in everything)
+    return (
+        "skin-tone" in name
+        or bool(re.search(r"-tone\d", name))
+        or (base != name and base in everything)
+    )
 
 
 def fetch(package: str, version: str, folder: Path) -> Path:
@@ -159,7 +165,9 @@ def draw(icon: dict, width: int, height: int, size: int) -> np.ndarray:
 def build(downloads: Path, size: int) -> Emoji:
     """Draw every icon of every package but the skin-tone variants."""
     sets = {p: read_package(fetch(p, v, downloads)) for p, (v, _) in PACKAGES.items()}
-    known: dict[str, str] = {}  # some sets carry no categories: a name means the same in all of them
+    known: dict[
+        str, str
+    ] = {}  # some sets carry no categories: a name means the same in all of them
     for _, categories in sets.values():
         for name, category in categories.items():
             known.setdefault(name, category)
@@ -172,7 +180,11 @@ def build(downloads: Path, size: int) -> Emoji:
             images.append(draw(icon, icons.get("width", 16), icons.get("height", 16), size))
             names.append(name.removeprefix("flag-for-").replace("-", " "))
             styles.append(style)
-            groups.append("flags" if name.startswith("flag-for-") else categories.get(name, known.get(name, "")))
+            groups.append(
+                "flags"
+                if name.startswith("flag-for-")
+                else categories.get(name, known.get(name, ""))
+            )
     return Emoji(np.stack(images), names, styles, groups)
 
 

@@ -2,7 +2,7 @@
 
 The same script runs on a CPU, on one GPU or on several (``accelerate launch``). A checkpoint holds
 parameters, optimiser, EMA and the state of the random generators; a killed run started again
-with the same ``--out`` goes on from there, with a new epoch. ``--steps`` may be changed at a restart.
+with the same ``--out`` goes on from there, with a new epoch. ``--steps`` may be changed then.
 """
 
 from __future__ import annotations

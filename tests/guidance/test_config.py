@@ -47,7 +47,9 @@ def test_files(tmp_path):
             Guider.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", [k for k in Config.registry.values() if k.__module__.startswith("guiders")])
+@pytest.mark.parametrize(
+    "kind", [k for k in Config.registry.values() if k.__module__.startswith("guiders")]
+)
 def test_every_guider_builds_with_no_arguments_and_has_a_source(kind):
     if issubclass(kind, Guider) and kind.__name__ not in ("Guider", "Term", "Sum"):
         assert str(kind()).startswith(kind.__name__)

@@ -16,7 +16,9 @@ U = torch.tensor([[0.5, 1.0, -1.0]], dtype=torch.float64)
 
 def check(guider, expected, times=1):
     got = guide(guider, C, U, times)[-1]
-    torch.testing.assert_close(got, torch.tensor([expected], dtype=torch.float64), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        got, torch.tensor([expected], dtype=torch.float64), atol=2e-6, rtol=0
+    )
 
 
 def test_cfg():
@@ -70,7 +72,10 @@ def test_the_default_radius_is_the_papers_for_sdxl():
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 20))
 def test_one_number_has_no_orthogonal_part(c, u, scale):
-    positive, negative = torch.tensor([[c]], dtype=torch.float64), torch.tensor([[u]], dtype=torch.float64)
+    positive, negative = (
+        torch.tensor([[c]], dtype=torch.float64),
+        torch.tensor([[u]], dtype=torch.float64),
+    )
     if abs(c) > 1e-3:
         got = guide(APG(scale, eta=0, rescale=0, momentum=0), positive, negative)[0]
         torch.testing.assert_close(got, positive)

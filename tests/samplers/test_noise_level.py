@@ -55,7 +55,12 @@ def test_x0_is_the_schedulers_own(name, prediction):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow_prediction"])
 @pytest.mark.parametrize(
     "name",
-    ["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"],
+    [
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "UniPCMultistepScheduler",
+        "DEISMultistepScheduler",
+    ],
 )
 def test_x0_is_the_multistep_schedulers_own(name, prediction):
     scheduler = make(name, prediction, use_flow_sigmas=prediction == "flow_prediction")
@@ -73,7 +78,7 @@ def test_x0_is_the_multistep_schedulers_own(name, prediction):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
 def test_a_perfect_prediction_gives_the_image_at_every_stage(name, prediction):
-    """Fed the exact output for one image, every stage of a second-order solver must read it back."""
+    """Given the exact output for one image, every stage must read it back."""
     scheduler = make(name, prediction)
     scheduler.set_timesteps(8)
     image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -84,7 +89,9 @@ def test_a_perfect_prediction_gives_the_image_at_every_stage(name, prediction):
         eps = (seen - level.alpha * image) / level.sigma
         output = eps if prediction == "epsilon" else level.alpha * eps - level.sigma * image
         assert solver_stage(scheduler, count) == int(not scheduler.state_in_first_order)
-        torch.testing.assert_close(clean_image(scheduler, output, t, seen), image, atol=2e-4, rtol=0)
+        torch.testing.assert_close(
+            clean_image(scheduler, output, t, seen), image, atol=2e-4, rtol=0
+        )
         x = scheduler.step(output, t, x).prev_sample
     torch.testing.assert_close(x, image, atol=1e-4, rtol=0)
 
@@ -100,7 +107,7 @@ def test_flow_matching():
 
 
 def check(scheduler, own, noise=False):
-    """Ours against ``own(output, t, x)``, which is x0 or, for a scheduler that works on it, noise."""
+    """Ours against ``own(output, t, x)``, which is x0, or noise where the scheduler uses it."""
     scheduler.set_timesteps(6)
     generator = torch.Generator().manual_seed(0)
     for t in scheduler.timesteps:
@@ -141,10 +148,14 @@ def test_what_cannot_be_read_is_said():
     scheduler = diffusers.SCMScheduler()
     with pytest.raises(ValueError, match="SCMScheduler; allowed is one of DDIMScheduler"):
         read_level(scheduler, 1)
-    zero = make("DDIMScheduler", "epsilon", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    zero = make(
+        "DDIMScheduler", "epsilon", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
     zero.set_timesteps(4)
     with pytest.raises(ValueError, match="without signal"):
         read_level(zero, zero.timesteps[0])
-    zero = make("DDIMScheduler", "v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    zero = make(
+        "DDIMScheduler", "v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
     zero.set_timesteps(4)
     assert read_level(zero, zero.timesteps[0]).level.alpha == 0

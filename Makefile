@@ -1,0 +1,33 @@
+# `make demo` and `make test` set everything up first; they need Python and, once, a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PACKAGES = guidance samplers pipelines evals models
+export HF_HUB_OFFLINE = 1
+export TRANSFORMERS_VERBOSITY = error
+
+.PHONY: demo test lint train clean
+
+demo: $(VENV)/ready
+	$(BIN)/guiders grid "red heart, noto style" "grinning face, twemoji style" "rocket, fluent style" \
+	  "red apple" "cat face, noto style" --seed 1 --num-inference-steps 30 --out out/demo.png
+
+test: $(VENV)/ready lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# The folders as one package, as they are installed: mypy does not follow editable installs.
+	@rm -rf build/types && mkdir -p build/types/guiders
+	@ln -s $(CURDIR)/api/* build/types/guiders/
+	@for p in $(PACKAGES); do ln -s $(CURDIR)/$$p build/types/guiders/$$p; done
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p guiders
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
+	touch $@
+
+clean:
+	rm -rf build dist out *.egg-info

@@ -1,0 +1,219 @@
+"""The command line as a person uses it, and misuses it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale
+from guiders.pipelines import png
+from guiders.pipelines.cli import main, with_scale
+from guiders.pipelines.grid import Axis
+from guiders.pipelines.parse import parse_guider
+from guiders.pipelines.words import unknown_words
+from PIL import Image
+
+
+def pictures(out):
+    return sorted(Path(out).glob("*.png"))
+
+
+@pytest.fixture
+def draw(folder, tmp_path):
+    """Run ``guiders generate`` with the tiny model; returns its pictures."""
+
+    def run(*args, out="out", code=0):
+        assert main(["generate", "--model", str(folder), "--num-inference-steps", "3",
+                     "--out", str(tmp_path / out), *map(str, args)]) == code  # fmt: skip
+        return pictures(tmp_path / out)
+
+    return run
+
+
+def test_pictures_with_their_settings_inside(draw, capsys):
+    flags = "--guider apg --guidance-scale 8 --guider-arg eta=0.5 --seed 3 --num-images 3"
+    made = draw("red heart", *flags.split(), "--negative-prompt", "cat", "--scheduler", "euler")
+    assert [path.name for path in made] == [f"{i:05d}-red-heart-{3 + i}.png" for i in range(3)]
+    assert capsys.readouterr().out.count("6 evaluations") == 3
+    with Image.open(made[1]) as picture:
+        assert picture.size == (16, 16)
+        text = picture.info["parameters"].splitlines()
+    assert text[0] == "red heart"
+    assert text[1] == "Negative prompt: cat"
+    assert text[2].startswith("Steps: 3, Sampler: EulerDiscreteScheduler, Seed: 4, Size: 16x16")
+    assert text[2].endswith("CFG scale: 8.0")
+    settings = png.read(made[1])
+    assert settings["guider"] == APG(8, eta=0.5).to_dict()
+    assert settings["seed"] == 4
+
+
+def test_a_picture_does_not_depend_on_the_others(draw):
+    together = draw("red", "cat", "--num-images", 2, out="a")
+    alone = draw("cat", "--seed", 1, out="b")
+    assert Image.open(together[3]).tobytes() == Image.open(alone[0]).tobytes()
+
+
+def test_nothing_is_overwritten(draw):
+    first = draw("red")
+    assert [p.name for p in draw("red")] == [first[0].name, "00001-red-0.png"]
+
+
+def test_settings_from_a_picture(draw):
+    old = draw(
+        "red heart", "--guider", "apg+adaptive(0.9)", "--guidance-scale", 8, "--seed", 5, out="a"
+    )
+    again = draw("--params-from", old[0], out="b")
+    assert Image.open(again[0]).tobytes() == Image.open(old[0]).tobytes()
+    changed = draw("cat", "--params-from", old[0], "--guidance-scale", 3, out="c")
+    settings = png.read(changed[0])
+    assert settings["prompt"] == "cat"
+    assert settings["seed"] == 5
+    assert settings["guider"] == APG(Adaptive(3, threshold=0.9)).to_dict()
+
+
+def test_settings_from_another_tools_picture(draw, tmp_path):
+    text = png.PngImagePlugin.PngInfo()
+    text.add_text(
+        "parameters",
+        "red heart, noto\nNegative prompt: cat\nSteps: 4, Sampler: Euler a, CFG scale: 6.5, "
+        'Seed: 9, Model: "a, b"',
+    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png", pnginfo=text)
+    settings = png.read(
+        draw("--params-from", tmp_path / "other.png", "--num-inference-steps", 2)[0]
+    )
+    assert settings["prompt"] == "red heart, noto"
+    assert settings["negative_prompt"] == "cat"
+    assert (settings["seed"], settings["num_inference_steps"]) == (9, 2)
+    assert settings["guider"] == CFG(6.5).to_dict()
+
+
+def test_guiders_from_json_and_from_words(draw, tmp_path):
+    guider = APG(Linear(1, 9)) + CFG(2) | Rescale(0.4)
+    guider.save(tmp_path / "g.json")
+    assert (
+        png.read(draw("red", "--guider-config", tmp_path / "g.json")[0])["guider"]
+        == guider.to_dict()
+    )
+    made = draw("red", "--guider", "cfg", "--interval", 0.3, 5, "--adaptive", 0.95, out="b")
+    expected = CFG(Adaptive(Interval(7.5, low=0.3, high=5), threshold=0.95))
+    assert png.read(made[0])["guider"] == expected.to_dict()
+
+
+def test_unknown_words_are_named_with_near_ones(draw, capsys, folder):
+    draw("red hart, noto style")
+    assert 'never seen "hart" (near: heart)' in capsys.readouterr().err
+    assert unknown_words("a red zebra", folder) == {"a": [], "zebra": []}
+    assert unknown_words("a red zebra", "somewhere/else") == {}
+
+
+def test_a_negative_prompt_without_effect(draw, capsys):
+    draw("red", "--negative-prompt", "cat", "--guider", "none")
+    assert "negative-prompt has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], ["prompt is missing"]),
+        (["x", "--guider", "cfh"], ["guider", "cfh", "apg, cfg"]),
+        (["x", "--guider", "adaptive"], ["guider", "at least one of apg, cfg"]),
+        (["x", "--guider", "apg", "--guider-arg", "etta=1"], ["APG", "etta", "momentum"]),
+        (["x", "--guider", "apg(eta=-1)"], ["APG", "eta", "-1"]),
+        (["x", "--guider", "apg", "--guidance-scale", "-1"], ["scale", "-1"]),
+        (["x", "--guidance-scale", "much"], ["guidance-scale", "much"]),
+        (["x", "--model", "nowhere"], ["model", "nowhere", "emoji"]),
+        (["x", "--model", "/etc"], ["model", "/etc"]),
+        (["x", "--scheduler", "magic"], ["scheduler", "magic", "ddim"]),
+        (["x", "--dtype", "int8"], ["dtype", "int8", "float32"]),
+        (["x", "--device", "abacus"], ["device", "abacus"]),
+        (["x", "--num-inference-steps", "0"], ["num-inference-steps", "0"]),
+        (["x", "--num-images", "0"], ["num-images", "0"]),
+        (["x", "--batch-size", "0"], ["batch_size", "0"]),
+        (["x", "--seed", "-1"], ["seed", "-1"]),
+        (["x", "--interval", "5", "1"], ["Interval", "high", "1"]),
+        (["x", "--params-from", "/etc/hostname"], ["params-from", "/etc/hostname"]),
+        (["x", "--guider-config", "/nowhere.json"], ["/nowhere.json"]),
+        (["x", "--guider-config", "/nowhere.json", "--guider", "cfg"], ["--guider-config"]),
+        (["x", "--width", "13"], ["13"]),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_two(
+    args, words, capsys, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    if "--model" not in args:
+        args = [*args, "--model", str(folder)]
+    try:
+        code = main(["generate", *args])
+    except SystemExit as exit:
+        code = exit.code
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said.splitlines()[-1]
+
+
+def test_grid(folder, tmp_path):
+    out = tmp_path / "grids" / "g.png"
+
+    def grid(*args, to=out):
+        model = ["--model", str(folder), "--num-inference-steps", "2"]
+        return main(["grid", *args, *model, "--out", str(to)])
+
+    assert grid("red", "cat", "--x", "guider=none,cfg,apg(rescale=2)") == 0
+    with Image.open(out) as sheet:
+        assert sheet.width > 3 * 128
+        assert sheet.height > 2 * 128
+    out.unlink()
+    assert grid("--y", "prompt=red heart, noto;cat", "--x", "scale=1,5", "--guider", "apg") == 0
+    assert out.exists()
+    assert grid("red", "--x", "colour=1") == 2
+    assert grid("red", "--x", "scale=a") == 2
+    assert grid("--x", "seed=1,2") == 2
+    assert grid("red", "--x", "seed=1", "--y", "seed=2") == 2
+    assert grid("red", to="g.txt") == 2
+
+
+def test_axes():
+    assert Axis.parse("scale=1,7.5").values == (1, 7.5)
+    assert Axis.parse("guider=cfg,apg(rescale=2,eta=1)").values == ("cfg", "apg(rescale=2,eta=1)")
+    assert Axis.parse("prompt=a red heart, noto").values == ("a red heart, noto",)
+    assert Axis.parse("prompt=a, b;c").values == ("a, b", "c")
+
+
+@pytest.mark.parametrize(
+    ("text", "guider"),
+    [
+        ("cfg", CFG()),
+        ("none", CFG(1)),
+        ("APG(12, eta=0.2)", APG(12, eta=0.2)),
+        ("apg + adaptive", APG(Adaptive(10))),
+        (
+            "cfg(4)+adaptive(0.9)+interval(0.3, 5)",
+            CFG(Interval(Adaptive(4, threshold=0.9), 0.3, 5)),
+        ),
+        ("cfg(4)+apg(3)+rescale(0.5)", CFG(4) + APG(3) | Rescale(0.5)),
+        ("cfg([3, 4])", CFG([3, 4])),
+        ("apg(rescale=none)", APG()),
+    ],
+)
+def test_guiders_as_words(text, guider):
+    assert parse_guider(text) == guider
+
+
+def test_with_scale_reaches_inside():
+    assert with_scale(CFG(Adaptive(Interval(5, high=3))), 2) == CFG(Adaptive(Interval(2, high=3)))
+    assert with_scale(CFG(5) + APG(3) | Rescale(), 2) == CFG(2) + APG(2) | Rescale()
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for word in ("emoji", "apg(scale=10", "adaptive(threshold=0.999", "rescale(phi=0.7)", "unipc"):
+        assert word in said
+
+
+def test_stored_settings_are_json(draw):
+    with Image.open(draw("red")[0]) as picture:
+        assert json.loads(picture.info["guiders"])["model"]

@@ -1,0 +1,341 @@
+"""A guider on stock pipelines, against the pipelines' own guidance."""
+
+import copy
+import math
+
+import pytest
+import tiny
+import torch
+from guiders import APG, CFG, Adaptive, Interval, Rescale, guided
+from guiders.guidance import Denoiser, Query
+from guiders.pipelines.batched import Evaluation
+from guiders.pipelines.swap import restore, swap
+from guiders.samplers import read_level
+from known import step
+
+CASES = [(name, kind) for name in tiny.SCHEDULERS for kind in ("epsilon", "v_prediction")]
+EVALUATIONS = {"heun": 11, "pndm": 7}  # network calls in six steps, where not six
+every_case = pytest.mark.parametrize(("name", "kind"), CASES)
+
+
+def error(a, b):
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+def attached(pipe, guider, **options):
+    with guided(pipe, guider, quiet=True) as run:
+        return tiny.run(pipe, **options), run
+
+
+@every_case
+def test_a_whole_run_of_cfg_is_the_pipelines_own(name, kind):
+    pipe = tiny.sd(name, kind)
+    own = tiny.run(pipe, guidance_scale=7.5)
+    ours, run = attached(pipe, CFG(7.5), guidance_scale=3)
+    assert error(own, tiny.run(pipe, guidance_scale=1)) > 0.1  # guidance does something here
+    assert error(ours, own) < 1e-5
+    assert run.nfe == 2 * EVALUATIONS.get(name, 6)
+
+
+@every_case
+def test_apg_without_its_parts_is_cfg(name, kind):
+    pipe = tiny.sd(name, kind)
+    cfg, _ = attached(pipe, CFG(7.5))
+    neutral, _ = attached(pipe, APG(7.5, eta=1, rescale=0, momentum=0))
+    full, _ = attached(pipe, APG(7.5))
+    assert error(neutral, cfg) < 1e-6
+    assert error(full, cfg) > 1e-3
+
+
+@every_case
+def test_scale_one_is_bit_for_bit_the_unguided_output(name, kind):
+    pipe = tiny.sd(name, kind)
+    ours, run = attached(pipe, CFG(1))
+    assert torch.equal(ours, tiny.run(pipe, guidance_scale=1))
+    assert run.nfe == EVALUATIONS.get(name, 6)
+    assert all(record.skipped == [0, 1] for record in run.records)
+
+
+@every_case
+def test_two_equal_halves_are_bit_for_bit_the_half(name, kind):
+    """The pipeline's own expression, returned in both halves, must come out of it unchanged."""
+    pipe = tiny.sd(name, kind)
+    own = tiny.run(pipe, guidance_scale=7.5)
+
+    def call(original, network, *args, **kwargs):
+        (output,) = original(network, *args, **kwargs)
+        u, c = output.chunk(2)
+        return (torch.cat([u + 7.5 * (c - u)] * 2),)
+
+    swap(pipe.unet, {"__call__": call})
+    ours = tiny.run(pipe, guidance_scale=7.5)
+    restore(pipe.unet)
+    assert torch.equal(ours, own)
+
+
+def outputs(pipe, **options):
+    """What the denoiser of an unattached pipeline sees and says: (scheduler, t, x, output)."""
+    seen = []
+
+    def look(module, args, kwargs, result):
+        seen.append((copy.copy(pipe.scheduler), args[1], args[0], result[0]))
+
+    handle = pipe.unet.register_forward_hook(look, with_kwargs=True)
+    tiny.run(pipe, guidance_scale=7.5, **options)
+    handle.remove()
+    return seen
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_step_of_cfg_is_as_exact_as_the_pipelines_own(name, kind, dtype):
+    pipe = tiny.sd(name, kind).to(dtype)
+    for scheduler, t, x, output in outputs(pipe):
+        reading = read_level(scheduler, t)
+        call = Evaluation(lambda *a, o=output: (o,), (x, t), {}, 2, True, reading.readout)
+        ours = Denoiser(CFG(7.5), 2)(Query(call.latents(), step()), call).output
+        u, c = output.chunk(2)
+        own = u + 7.5 * (c - u)
+        exact = u.double() + 7.5 * (c.double() - u.double())
+        assert ours.dtype == dtype
+        if dtype == torch.float32:
+            assert error(ours, own) < 1e-6
+        assert error(ours, exact) <= max(error(own, exact), 2e-7)
+
+
+GUIDERS = [
+    CFG(7.5),
+    APG(7.5),
+    APG(7.5, rescale=2, momentum=-0.75, eta=0.2),
+    CFG(Interval(7.5, low=0.5, high=6)),
+    APG(Adaptive(7.5, threshold=0.9)),
+    CFG(4) + APG(3) | Rescale(0.7),
+]
+
+
+@pytest.mark.parametrize("guider", GUIDERS, ids=str)
+@pytest.mark.parametrize("name", ["ddim", "heun", "dpm++"])
+def test_a_batch_is_a_loop(name, guider):
+    pipe = tiny.sd(name, "v_prediction")
+    together, run = attached(pipe, guider)
+    prompts = ["red heart", "blue car"]
+    for row in range(2):
+        with guided(pipe, guider, quiet=True) as alone:
+            one = pipe(
+                prompts[row], num_inference_steps=6, latents=tiny.latents()[row : row + 1],
+                output_type="latent",
+            ).images  # fmt: skip
+        cosines = [record.cosine[row] for record in run.records]
+        threshold = (
+            guider.scale.threshold if isinstance(getattr(guider, "scale", 0), Adaptive) else 2
+        )
+        assert all(math.isnan(c) or abs(c - threshold) > 1e-4 for c in cosines), (
+            "choose another seed"
+        )
+        assert alone.last.evaluations == [run.last.evaluations[row]]
+        assert error(one[0], together[row]) < 1e-5
+
+
+@pytest.mark.parametrize("guider", GUIDERS, ids=str)
+def test_a_second_run_is_the_first_in_one_with_and_in_two(guider):
+    pipe = tiny.sd("dpm++")
+    with guided(pipe, guider, quiet=True) as run:
+        first, second = tiny.run(pipe), tiny.run(pipe)
+    third, _ = attached(pipe, guider)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert len(run.calls) == 2
+    assert run.calls[0].evaluations == run.calls[1].evaluations
+
+
+def test_rows_are_really_skipped():
+    """Counted by a hook on the network, not by our own counter."""
+    pipe, rows = tiny.sd("ddim"), []
+    handle = pipe.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    for guider in (
+        CFG(Adaptive(7.5, threshold=0.9)),
+        CFG([1, 5]),
+        CFG(Interval(5, 0.5, 3)),
+        CFG(5),
+    ):
+        rows.clear()
+        _, run = attached(pipe, guider)
+        assert sum(rows) == run.nfe * 2 == sum(run.last.evaluations)
+        assert len(rows) == 6  # one forward a step
+        if guider != CFG(5):
+            assert min(rows) < 4
+    handle.remove()
+
+
+def test_adaptive_stops_each_image_on_its_own():
+    pipe = tiny.sd("ddim")
+    _, full = attached(pipe, CFG(7.5))
+    by_image = list(zip(*(record.cosine for record in full.records), strict=True))
+    threshold = sum(max(row[:3]) for row in by_image) / 2  # between the two images
+    _, run = attached(pipe, CFG(Adaptive(7.5, threshold=threshold)))
+    scales = [[s for (s,) in record.scales] for record in run.records]
+    assert run.last.evaluations[0] != run.last.evaluations[1]
+    for row in zip(*scales, strict=True):
+        switch = row.index(1) if 1 in row else len(row)
+        assert all(s == 7.5 for s in row[:switch])
+        assert all(s == 1 for s in row[switch:])
+    same, _ = attached(pipe, CFG(Adaptive(7.5, threshold=1.5)))
+    assert torch.equal(same, attached(pipe, CFG(7.5))[0])
+
+
+def test_an_interval_guides_only_inside():
+    pipe = tiny.sd("euler")
+    _, run = attached(pipe, CFG(Interval(7.5, low=0.5, high=6)))
+    for record in run.records:
+        assert (record.scales == [(7.5,)] * 2) == (0.5 < record.sigma <= 6)
+
+
+def test_a_scale_for_each_image_and_a_guider_for_each_prompt():
+    pipe = tiny.sd("ddim")
+    mixed, _ = attached(pipe, CFG([3, 9]))
+    assert error(mixed[0], attached(pipe, CFG(3))[0][0]) < 1e-5
+    assert error(mixed[1], attached(pipe, CFG(9))[0][1]) < 1e-5
+    mixed, _ = attached(pipe, [CFG(3), APG(9)])
+    assert error(mixed[0], attached(pipe, CFG(3))[0][0]) < 1e-5
+    assert error(mixed[1], attached(pipe, APG(9))[0][1]) < 1e-5
+
+
+def test_several_images_per_prompt():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, [CFG(3), CFG(9)], quiet=True) as run:
+        pipe(["a", "b"], num_images_per_prompt=2, num_inference_steps=2, output_type="latent")
+    assert run.records[0].scales == [(3,), (3,), (9,), (9,)]
+
+
+def test_sdxl():
+    pipe = tiny.sdxl()
+    own = tiny.run(pipe, guidance_scale=6)
+    ours, run = attached(pipe, CFG(6))
+    assert error(ours, own) < 1e-5
+    assert torch.equal(attached(pipe, CFG(1))[0], tiny.run(pipe, guidance_scale=1))
+    skipping, run = attached(pipe, CFG(Adaptive(6, threshold=0.9)))
+    assert run.nfe < 12
+    assert torch.isfinite(skipping).all()
+
+
+def test_a_callback_may_stop_a_run_and_the_next_begins_afresh():
+    pipe = tiny.sd("ddim")
+
+    def stop(pipe, i, t, values):
+        pipe._interrupt = i == 2
+        return values
+
+    with guided(pipe, APG(7.5), quiet=True) as run:
+        tiny.run(pipe, callback_on_step_end=stop)
+        full = tiny.run(pipe)
+    assert [len(call.records) for call in run.calls] == [3, 6]
+    assert torch.equal(full, attached(pipe, APG(7.5))[0])
+
+
+def test_the_pipeline_is_restored():
+    pipe = tiny.sd("ddim")
+    unet, kinds = pipe.unet, (type(pipe.unet), type(pipe.scheduler))
+    before = tiny.run(pipe, guidance_scale=7.5)
+    state = {k: v for k, v in vars(pipe.unet).items() if not k.startswith("_forward")}
+    with pytest.raises(ZeroDivisionError), guided(pipe, CFG(3), quiet=True):
+        tiny.run(pipe)
+        assert isinstance(pipe.unet, kinds[0])
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="inside"), guided(pipe, lambda_guider(), quiet=True):
+        tiny.run(pipe)
+    assert pipe.unet is unet
+    assert (type(pipe.unet), type(pipe.scheduler)) == kinds
+    assert state.keys() == {k for k in vars(pipe.unet) if not k.startswith("_forward")}
+    assert torch.equal(tiny.run(pipe, guidance_scale=7.5), before)
+
+
+def lambda_guider():
+    def fail(step):
+        raise RuntimeError("inside")
+
+    return CFG(fail)
+
+
+def test_the_plan_line(capsys):
+    pipe = tiny.sd("heun")
+    with guided(pipe, APG(10, rescale=15)):
+        tiny.run(pipe)
+        tiny.run(pipe)
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "APG scale 10, eta 0, rescale 15, momentum -0.5; 6 steps; at most 22 evaluations per image"
+    ]
+
+
+def test_a_guidance_scale_of_one_is_an_error_only_where_it_matters():
+    pipe = tiny.sd("ddim")
+    with (
+        guided(pipe, CFG(5), quiet=True),
+        pytest.raises(ValueError, match=r"guidance_scale is 1.*above 1"),
+    ):
+        tiny.run(pipe, guidance_scale=1)
+    with guided(pipe, CFG(1), quiet=True) as run:
+        tiny.run(pipe, guidance_scale=1)
+    assert run.nfe == 6
+
+
+def test_the_pipelines_own_rescale_is_refused_loudly():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, CFG(5), quiet=True), pytest.warns(UserWarning, match="guidance_rescale=0.7"):
+        ours = tiny.run(pipe, guidance_rescale=0.7)
+    assert torch.equal(ours, attached(pipe, CFG(5))[0])
+
+
+def test_rescale_is_the_pipelines_own():
+    pipe = tiny.sd("ddim", "v_prediction")
+    own = tiny.run(pipe, guidance_scale=7.5, guidance_rescale=0.7)
+    ours, _ = attached(pipe, CFG(7.5) | Rescale(0.7))
+    assert error(ours, own) < 1e-5
+
+
+def test_attaching_twice_is_an_error():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, CFG(5)), pytest.raises(RuntimeError, match="attached"), guided(pipe, APG(5)):
+        pass
+    with guided(pipe, CFG(5)):  # and it left no trace
+        pass
+
+
+def test_what_is_not_supported_is_said():
+    pipe = tiny.sd("ddim")
+
+    class Other:
+        scheduler = pipe.scheduler
+
+    with (
+        pytest.raises(ValueError, match="Other; allowed is one of StableDiffusionPipeline"),
+        guided(Other(), CFG(5)),
+    ):
+        pass
+    for wrong in (3, "cfg", [], [CFG(3), 4], CFG):
+        with pytest.raises(ValueError, match="allowed is a Guider"), guided(pipe, wrong):
+            pass
+    with (
+        guided(pipe, [CFG(3)] * 3, quiet=True),
+        pytest.raises(ValueError, match="3 for a batch of 2"),
+    ):
+        tiny.run(pipe)
+    with guided(pipe, CFG(3), quiet=True) as run:
+        with pytest.raises(RuntimeError, match="not been called"):
+            _ = run.nfe
+        pipe.scheduler = tiny.scheduler("euler")
+        with pytest.raises(RuntimeError, match="scheduler was replaced"):
+            tiny.run(pipe)
+
+
+def test_a_subclass_of_a_supported_pipeline_is_supported():
+    pipe = tiny.sd("ddim")
+    pipe.__class__ = type("Mine", (type(pipe),), {})
+    assert attached(pipe, CFG(5))[1].nfe == 12
+
+
+def test_distilled_guidance_is_told_apart():
+    pipe = tiny.sd("ddim")
+    pipe.unet.register_to_config(time_cond_proj_dim=8)
+    pipe.unet.time_embedding.cond_proj = torch.nn.Linear(8, 8, bias=False)
+    with guided(pipe, CFG(5), quiet=True), pytest.raises(ValueError, match="distilled"):
+        tiny.run(pipe, guidance_scale=5)

@@ -1,0 +1,94 @@
+"""The package as it is installed: wheel and editable, from inside and outside the checkout."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import guiders
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = ["guidance", "samplers", "pipelines", "evals"]
+SCRIPT = (
+    "import guiders, guiders.guidance, guiders.samplers, guiders.pipelines.cli, guiders.evals, "
+    "guiders.models; print(guiders.__file__); print(guiders.CFG())"
+)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A folder into which the wheel was installed."""
+    out = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--no-cache-dir"]
+    source = tmp_path_factory.mktemp("source") / "guiders"
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source)]
+    subprocess.run([*pip, *build], check=True)
+    (built,) = out.glob("guiders-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(out / "site"), str(built)], check=True)
+    return out / "site"
+
+
+def run(command, cwd, **environment):
+    import os
+
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_the_wheel(wheel, place, tmp_path):
+    cwd = ROOT if place == "inside" else tmp_path
+    where, cfg = run([sys.executable, "-c", SCRIPT], cwd, PYTHONPATH=str(wheel))
+    assert Path(where).is_relative_to(wheel)
+    assert cfg == "CFG scale 7.5"
+    for command in ([sys.executable, "-m", "guiders"], [sys.executable, str(wheel / "bin" / "guiders")]):
+        assert run([*command, "list"], cwd, PYTHONPATH=str(wheel))[0] == "models"
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_the_editable_install(place, tmp_path):
+    cwd = ROOT if place == "inside" else tmp_path
+    where, _ = run([sys.executable, "-c", SCRIPT], cwd)
+    assert Path(where) == ROOT / "api" / "__init__.py"
+    assert run([sys.executable, "-m", "guiders", "list"], cwd)[0] == "models"
+
+
+def test_the_wheel_carries_the_models_and_the_licences(wheel):
+    for name in ("unet", "vae", "text_encoder"):
+        assert list((wheel / "guiders" / "models" / "emoji" / name).glob("*.safetensors"))
+    (info,) = wheel.glob("guiders-*.dist-info")
+    assert {p.name for p in (info / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
+
+
+def test_imports_point_one_way():
+    for layer, folder in enumerate(ORDER):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level == 2:
+                    names = [node.module] if node.module else [alias.name for alias in node.names]
+                    for name in names:
+                        other = name.split(".")[0]
+                        assert other == "models" or ORDER.index(other) < layer, (path, other)
+
+
+def test_guidance_needs_torch_only():
+    script = "import sys, guiders.guidance as g; print('diffusers' in sys.modules)"
+    assert run([sys.executable, "-c", script], ROOT) == ["False"]
+
+
+def test_everything_public_is_documented():
+    for name in guiders.__all__:
+        item = getattr(guiders, name)
+        assert name == "__version__" or item.__doc__, name
