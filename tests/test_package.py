@@ -33,7 +33,9 @@ def wheel(tmp_path_factory):
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source)]
     subprocess.run([*pip, *build], check=True)
     (built,) = out.glob("guiders-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(out / "site"), str(built)], check=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(out / "site"), str(built)], check=True
+    )
     return out / "site"
 
 
@@ -53,7 +55,10 @@ def test_the_wheel(wheel, place, tmp_path):
     where, cfg = run([sys.executable, "-c", SCRIPT], cwd, PYTHONPATH=str(wheel))
     assert Path(where).is_relative_to(wheel)
     assert cfg == "CFG scale 7.5"
-    for command in ([sys.executable, "-m", "guiders"], [sys.executable, str(wheel / "bin" / "guiders")]):
+    for command in (
+        [sys.executable, "-m", "guiders"],
+        [sys.executable, str(wheel / "bin" / "guiders")],
+    ):
         assert run([*command, "list"], cwd, PYTHONPATH=str(wheel))[0] == "models"
 
 

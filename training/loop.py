@@ -54,11 +54,11 @@ class Loop:
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
         self.device = self.accelerator.device
         self.raw = objective.to(self.device)
-        slow = set(slow)
-        fast = [p for p in objective.parameters() if p not in slow]
+        slow = list(slow)  # in order: a checkpoint knows the parameters by their numbers
+        fast = [p for p in objective.parameters() if all(p is not q for q in slow)]
         groups = [{"params": fast, "base": args.lr}]
         if slow:
-            groups.append({"params": list(slow), "base": args.lr / 3})
+            groups.append({"params": slow, "base": args.lr / 3})
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.ema = EMAModel(self.parameters(), decay=ema_decay)
