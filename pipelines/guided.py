@@ -150,8 +150,8 @@ class Attachment:
         """The complaint where there is no negative branch and the guider needs it."""
         if getattr(self.pipe.unet.config, "time_cond_proj_dim", None) is not None:
             return (
-                f"{self._name}: this model's guidance is distilled into it (time_cond_proj_dim) and "
-                "it has no negative branch; allowed is a guider that needs none"
+                f"{self._name}: this model's guidance is distilled into it (time_cond_proj_dim); "
+                "allowed is a guider that needs no negative branch"
             )
         return (
             f"{self._name}: guidance_scale is {self.pipe.guidance_scale:g}, which switches off the "

@@ -67,6 +67,12 @@ def reconstruction(pipe, emoji: Emoji) -> float:
     return (output - target).abs().mean().item()
 
 
+def rows_of(left: list, right: list) -> list[list]:
+    """Rows of the styles of one name, with those of another beside them."""
+    n = len(STYLES)
+    return [left[i : i + n] + right[i : i + n] for i in range(0, len(left), n)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji")
@@ -105,17 +111,13 @@ def main() -> None:
     pictures, _ = draw(pipe, CFG(4), captions, 30)
     held = {emoji.caption(i) for i in np.flatnonzero(emoji.held_out())}
     notes = ["held out" if caption in held else "" for caption in captions]
-    n = len(STYLES)
-    half = len(SHEET) // 2
-    images = [
-        pictures[i * n : i * n + n] + pictures[(i + half) * n : (i + half) * n + n]
-        for i in range(half)
-    ]
-    under = [
-        notes[i * n : i * n + n] + notes[(i + half) * n : (i + half) * n + n] for i in range(half)
-    ]
-    heads = [f"{SHEET[i]} / {SHEET[i + half]}" for i in range(half)]
-    sheet = layout(images, under, STYLES * 2, heads)
+    half = len(captions) // 2  # two names in a row
+    sheet = layout(
+        rows_of(pictures[:half], pictures[half:]),
+        rows_of(notes[:half], notes[half:]),
+        STYLES * 2,
+        [f"{SHEET[i]} / {SHEET[i + len(SHEET) // 2]}" for i in range(len(SHEET) // 2)],
+    )
     sheet.save(args.out / "contact-sheet.png", optimize=True)
 
 
