@@ -16,6 +16,7 @@ from .guidance import (
     PerImage,
     Rescale,
     Scale,
+    WeakModel,
 )
 from .pipelines import Attachment, Call, guided
 from .samplers import clean_image, read_level
@@ -24,6 +25,6 @@ __version__ = _version("guiders")
 
 __all__ = [
     "APG", "CFG", "Adaptive", "Attachment", "Call", "Constant", "Cosine", "Custom", "Guider",
-    "Interval", "Linear", "Negative", "PerImage", "Rescale", "Scale", "__version__", "clean_image",
-    "guided", "read_level",
+    "Interval", "Linear", "Negative", "PerImage", "Rescale", "Scale", "WeakModel", "__version__",
+    "clean_image", "guided", "read_level",
 ]  # fmt: skip

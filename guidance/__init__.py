@@ -5,7 +5,7 @@ from .cfg import CFG
 from .config import Config
 from .denoiser import Denoiser, Guided, Network, Record, foresee
 from .guider import Guider, Post, Sum, Term
-from .reference import POSITIVE, Branch, Negative, Reference
+from .reference import POSITIVE, Branch, Negative, Reference, WeakModel
 from .rescale import Rescale
 from .scale import Adaptive, Constant, Cosine, Custom, Gate, Interval, Linear, PerImage, Scale
 from .types import Level, Prediction, Query, Readout, Step
@@ -14,5 +14,5 @@ __all__ = [
     "APG", "CFG", "POSITIVE", "Adaptive", "Branch", "Config", "Constant", "Cosine", "Custom",
     "Denoiser", "Gate", "Guided", "Guider", "Interval", "Level", "Linear", "Negative", "Network",
     "PerImage", "Post", "Prediction", "Query", "Readout", "Record", "Reference", "Rescale",
-    "Scale", "Step", "Sum", "Term", "foresee",
+    "Scale", "Step", "Sum", "Term", "WeakModel", "foresee",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance import POSITIVE, Branch, Prediction, Query, Readout
+from ..guidance import Branch, Prediction, Query, Readout
 
 Forward = Callable[..., Any]
 
@@ -26,6 +26,7 @@ class Evaluation:
         forward: the denoiser's own ``__call__``.
         args, kwargs: what the pipeline passes it.
         batch: number of images; the tensors have ``batch`` rows, or twice that when ``doubled``.
+        readout: how an output of a prediction type is read; "" is the pipeline's.
     """
 
     forward: Forward
@@ -33,7 +34,7 @@ class Evaluation:
     kwargs: dict[str, Any]
     batch: int
     doubled: bool
-    readout: Readout
+    readout: Callable[[str], Readout]
     template: Any = None
 
     @property
@@ -47,22 +48,25 @@ class Evaluation:
     def __call__(
         self, q: Query, requests: Mapping[Branch, Sequence[int]]
     ) -> dict[Branch, Prediction]:
-        """The ``Network`` of this call: all requests in one forward, and no row beside them."""
-        offsets = {Branch("negative"): 0, POSITIVE: self.rows - self.batch}
-        order = [branch for branch in offsets if branch in requests]
-        chosen = [offsets[branch] + row for branch in order for row in requests[branch]]
-        if chosen == list(range(self.rows)):
+        """The ``Network`` of this call: one forward for each network, of the rows asked for."""
+        first_row = {"negative": 0, "positive": self.rows - self.batch}
+        answers: dict[Branch, Prediction] = {}
+        for model in dict.fromkeys(branch.model for branch in requests):
+            branches = [branch for branch in requests if branch.model is model]
+            branches.sort(key=lambda branch: first_row[branch.condition])
+            chosen = [first_row[b.condition] + row for b in branches for row in requests[b]]
             args, kwargs = self.args, self.kwargs
-        else:
-            args, kwargs = choose((self.args, self.kwargs), chosen, self.rows)
-        self.template = self.forward(*args, **kwargs)
-        output = self.template[0]
-        answers, start = {}, 0
-        for branch in order:
-            part = output[start : start + len(requests[branch])]
-            x = q.rows(requests[branch]).x[:, : part.shape[1]]
-            answers[branch] = Prediction(x, part, self.readout)
-            start += len(requests[branch])
+            if chosen != list(range(self.rows)):
+                args, kwargs = choose((args, kwargs), chosen, self.rows)
+            result = (model or self.forward)(*args, **kwargs)
+            if model is None:
+                self.template = result
+            start = 0
+            for branch in branches:
+                output = result[0][start : start + len(requests[branch])]
+                x = q.rows(requests[branch]).x[:, : output.shape[1]]
+                answers[branch] = Prediction(x, output, self.readout(branch.prediction_type))
+                start += len(output)
         return answers
 
     def reply(self, guided: Tensor) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import Branch, Denoiser, Guider, Query, Record, Step, foresee
+from ..guidance import Branch, Denoiser, Guider, Query, Readout, Record, Step, foresee
 from ..samplers import is_supported, read_level, solver_stage, steps_ahead
 from .batched import Evaluation
 from .swap import is_swapped, restore, swap
@@ -105,21 +105,20 @@ class Attachment:
             )
         x, timestep = args[0], args[1]
         doubled = bool(self.pipe.do_classifier_free_guidance)
-        reading = read_level(scheduler, _scalar(timestep))
+        level = read_level(scheduler, _scalar(timestep)).level
         batch = len(x) // 2 if doubled else len(x)
         if self._denoiser is None:
             self._denoiser = self._start(scheduler, _scalar(timestep), batch, doubled)
-        step = Step(
-            self._count, len(self.last.steps), solver_stage(scheduler, self._count), reading.level
-        )
-        call = Evaluation(
-            lambda *a, **k: original(network, *a, **k),
-            args,
-            kwargs,
-            batch,
-            doubled,
-            reading.readout,
-        )
+        stage = solver_stage(scheduler, self._count)
+        step = Step(self._count, len(self.last.steps), stage, level)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return original(network, *args, **kwargs)
+
+        def readout(prediction_type: str) -> Readout:
+            return read_level(scheduler, _scalar(timestep), prediction_type).readout
+
+        call = Evaluation(forward, args, kwargs, batch, doubled, readout)
         result = self._denoiser(Query(call.latents(), step), call)
         self.last.records.append(result.record)
         return call.reply(result.output)

@@ -29,19 +29,20 @@ class Reading:
     readout: Readout
 
 
-def read_level(scheduler: Any, timestep: Tensor | float) -> Reading:
+def read_level(scheduler: Any, timestep: Tensor | float, prediction_type: str = "") -> Reading:
     """Read a scheduler after ``set_timesteps`` and before ``step``.
 
     Args:
         scheduler: a scheduler of Diffusers, or a subclass of one.
         timestep: the element of ``scheduler.timesteps`` about to be evaluated.
+        prediction_type: how the network's output is read; "" is the scheduler's own.
 
     Raises:
         ValueError: the scheduler's class or its prediction type is not supported.
     """
     family = _family(scheduler)
     level = family(scheduler, _index(scheduler, timestep), float(timestep))
-    prediction = _prediction_type(scheduler, family)
+    prediction = prediction_type or _prediction_type(scheduler, family)
     if prediction == "epsilon" and level.alpha == 0:
         raise ValueError(
             f"scheduler: the prediction_type of {type(scheduler).__name__} is 'epsilon' at a level "

@@ -50,6 +50,7 @@ class Loop:
         warmup: int = 200,
         ema_decay: float = 0.999,
     ) -> None:
+        torch.set_flush_denormal(True)  # moments of rarely used rows decay into slow arithmetic
         self.args, self.warmup = args, warmup
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
         self.device = self.accelerator.device

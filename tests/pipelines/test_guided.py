@@ -6,7 +6,7 @@ import math
 import pytest
 import tiny
 import torch
-from guiders import APG, CFG, Adaptive, Interval, Rescale, guided
+from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel, guided
 from guiders.guidance import Denoiser, Query
 from guiders.pipelines.batched import Evaluation
 from guiders.pipelines.swap import restore, swap
@@ -92,7 +92,9 @@ def test_every_step_of_cfg_is_as_exact_as_the_pipelines_own(name, kind, dtype):
     pipe = tiny.sd(name, kind).to(dtype)
     for scheduler, t, x, output in outputs(pipe):
         reading = read_level(scheduler, t)
-        call = Evaluation(lambda *a, o=output: (o,), (x, t), {}, 2, True, reading.readout)
+        call = Evaluation(
+            lambda *a, o=output: (o,), (x, t), {}, 2, True, lambda kind, r=reading: r.readout
+        )
         ours = Denoiser(CFG(7.5), 2)(Query(call.latents(), step()), call).output
         u, c = output.chunk(2)
         own = u + 7.5 * (c - u)
@@ -339,3 +341,58 @@ def test_distilled_guidance_is_told_apart():
     pipe.unet.time_embedding.cond_proj = torch.nn.Linear(8, 8, bias=False)
     with guided(pipe, CFG(5), quiet=True), pytest.raises(ValueError, match="distilled"):
         tiny.run(pipe, guidance_scale=5)
+
+
+@pytest.mark.parametrize("guidance_scale", [1, 7.5])
+def test_a_weak_model_guides_with_the_same_prompt_and_needs_no_negative_branch(guidance_scale):
+    pipe, weak = tiny.sd("ddim", "v_prediction"), tiny.sd("ddim").unet
+    for parameter in weak.parameters():
+        parameter.data.mul_(0.9)
+    rows = {"main": 0, "weak": 0}
+    for name, module in (("main", pipe.unet), ("weak", weak)):
+
+        def count(module, args, name=name):
+            rows[name] += len(args[0])
+
+        module.register_forward_pre_hook(count)
+    guider = CFG(Interval(2.5, low=0.5, high=6), reference=WeakModel(weak))
+    ours, run = attached(pipe, guider, guidance_scale=guidance_scale)
+    inside = sum(record.scales == [(2.5,)] * 2 for record in run.records)
+    assert 0 < inside < 6
+    assert rows == {"main": 12, "weak": 2 * inside}
+    assert run.nfe == 6 + inside
+
+    def both(original, network, x, t, **kwargs):
+        sigma = read_level(pipe.scheduler, t).level.edm
+        (strong,), (less,) = original(network, x, t, **kwargs), weak(x, t, **kwargs)
+        return (strong + 1.5 * (strong - less) * (0.5 < sigma <= 6),)
+
+    swap(pipe.unet, {"__call__": both})
+    by_hand = tiny.run(pipe, guidance_scale=1)
+    restore(pipe.unet)
+    assert error(ours, by_hand) < 1e-5
+
+
+def test_a_weak_model_of_another_parameterisation():
+    """The same network, once as v and once rewritten as epsilon, is no guidance at all."""
+    pipe = tiny.sd("ddim", "v_prediction")
+
+    class AsEpsilon(torch.nn.Module):
+        def forward(self, x, t, **kwargs):
+            level = read_level(pipe.scheduler, t).level
+            (v,) = type(unet).forward(unet, x, t, **kwargs)
+            return (level.alpha * v + level.sigma * x,)
+
+    unet = pipe.unet
+    same = CFG(5, reference=WeakModel(AsEpsilon(), "epsilon"))
+    other = CFG(5, reference=WeakModel(AsEpsilon()))
+    plain = tiny.run(pipe, guidance_scale=1)
+    assert error(attached(pipe, same)[0], plain) < 1e-4
+    assert error(attached(pipe, other)[0], plain) > 0.1
+
+
+def test_a_weak_model_is_a_network_and_is_not_stored():
+    with pytest.raises(ValueError, match="model is 'xs'"):
+        WeakModel("xs")
+    with pytest.raises(ValueError, match="nothing that is stored"):
+        CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
