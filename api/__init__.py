@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from . import models
 from .guidance import (
     APG,
     CFG,
@@ -16,6 +17,7 @@ from .guidance import (
     PerImage,
     Rescale,
     Scale,
+    Sum,
     WeakModel,
 )
 from .pipelines import Attachment, Call, guided
@@ -25,6 +27,6 @@ __version__ = _version("guiders")
 
 __all__ = [
     "APG", "CFG", "Adaptive", "Attachment", "Call", "Constant", "Cosine", "Custom", "Guider",
-    "Interval", "Linear", "Negative", "PerImage", "Rescale", "Scale", "WeakModel", "__version__",
-    "clean_image", "guided", "read_level",
+    "Interval", "Linear", "Negative", "PerImage", "Rescale", "Scale", "Sum", "WeakModel",
+    "__version__", "clean_image", "guided", "models", "read_level",
 ]  # fmt: skip

@@ -31,8 +31,8 @@ def contrast(pictures: Sequence[Any]) -> np.ndarray:
 
 def clipped(pictures: Sequence[Any]) -> np.ndarray:
     """The share of channel values at most 1 or at least 254 of 255; (N,) in [0, 1]."""
-    values = [np.asarray(picture) for picture in pictures]
-    return np.array([np.mean((value <= 1) | (value >= 254)) for value in values])
+    values = [_pixels(picture) * 255 for picture in pictures]
+    return np.array([np.mean((value < 1.5) | (value > 253.5)) for value in values])
 
 
 def _pixels(picture: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -59,6 +59,14 @@ class APG(Term):
         if self.rescale is None and self.rescale_rms is None:
             self._set("rescale_rms", SDXL_RMS)
 
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other settings; either of the two radii takes the place of the other."""
+        if "rescale" in changes:
+            changes.setdefault("rescale_rms", None)
+        elif "rescale_rms" in changes:
+            changes.setdefault("rescale", None)
+        return super().replace(**changes)
+
     def radius(self, numel: int) -> float:
         """The largest norm of the gap of an image with ``numel`` elements; 0 is no limit."""
         return (
@@ -76,15 +84,16 @@ class APG(Term):
             state.set("momentum", gap)
         radius = self.radius(gap[0].numel())
         if radius:
-            gap = gap * expand(shrink(dot(gap, gap).sqrt(), radius), gap)
+            gap = gap * expand(shrink(gap, radius), gap)
         if self.eta != 1:
             gap = gap - (1 - self.eta) * parallel(gap, positive.x0)
         return (scale - 1) * gap
 
 
-def shrink(norm: Tensor, radius: float) -> Tensor:
-    """``min(1, radius / norm)``, (B,); 1 for the zero vector."""
-    return (radius / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
+def shrink(vector: Tensor, radius: float) -> Tensor:
+    """``min(1, radius / |vector|)`` for each image (B, ...), (B,); 1 for the zero vector."""
+    squared = dot(vector, vector)  # clamped before the root, whose slope at 0 is infinite
+    return (radius / squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()).clamp_max(1.0)
 
 
 def parallel(vector: Tensor, axis: Tensor) -> Tensor:

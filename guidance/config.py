@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -36,8 +37,9 @@ def reject(owner: object, name: str, value: object, allowed: str) -> ValueError:
 
 
 def is_number(value: object) -> bool:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return real and math.isfinite(value)  # type: ignore[arg-type]
+    """Is it a finite real number, of Python or numpy?"""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and -1e300 < value < 1e300  # type: ignore[operator]
 
 
 def fields_of(config: Config | type[Config]) -> tuple[dataclasses.Field, ...]:
@@ -53,6 +55,7 @@ class Config:
     """
 
     registry: ClassVar[dict[str, type[Config]]] = {}
+    runs_code: ClassVar[bool] = False  # does making it from JSON import what the JSON names?
 
     def __init_subclass__(cls) -> None:
         Config.registry[cls.__name__] = cls
@@ -85,33 +88,45 @@ class Config:
         return {"type": type(self).__name__, **values}
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
+    def from_dict(cls, data: Any, *, functions: bool = False) -> Self:
         """The inverse of ``to_dict``.
+
+        Args:
+            functions: also import the functions that the data names. That runs code, so only for
+                data of your own.
 
         Raises:
             ValueError: the type is unknown or not a ``cls``, a setting is missing or not allowed.
         """
-        config = _decode(data)
+        try:
+            config = cls._from_json(_decode(data, functions))
+        except RecursionError:
+            raise ValueError(f"{cls.__name__}: its JSON form is nested too deeply") from None
         if not isinstance(config, cls):
             raise reject(cls.__name__, "type", data, f"the JSON form of a {cls.__name__}")
         return config
+
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        """What a decoded JSON value stands for where a ``cls`` is wanted."""
+        return value
 
     def save(self, path: str | Path) -> None:
         """Write the JSON form to a file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote.
+    def load(cls, path: str | Path, *, functions: bool = False) -> Self:
+        """Read what ``save`` wrote; ``functions`` as for ``from_dict``.
 
         Raises:
             ValueError: the file cannot be read, is not JSON, or not a valid config.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise reject(cls.__name__, "path", str(path), f"a JSON file ({error})") from None
-        return cls.from_dict(data)
+        return cls.from_dict(data, functions=functions)
 
 
 def _range(low: float, high: float, open: bool, optional: bool) -> str:
@@ -132,16 +147,20 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, functions: bool) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(item) for item in value)
+        return tuple(_decode(item, functions) for item in value)
     if not isinstance(value, dict):
         return value
-    settings = {name: _decode(item) for name, item in value.items() if name != "type"}
-    kind = Config.registry.get(value.get("type", ""))
+    name = value.get("type")
+    kind = Config.registry.get(name) if isinstance(name, str) else None
     if kind is None or not dataclasses.is_dataclass(kind):
         known = sorted(name for name, c in Config.registry.items() if dataclasses.is_dataclass(c))
-        raise reject("JSON", "type", value.get("type"), "one of " + ", ".join(known))
+        raise reject("JSON", "type", name, "one of " + ", ".join(known))
+    if kind.runs_code and not functions:
+        settings = {key: item for key, item in value.items() if key != "type"}
+        raise reject("JSON", str(name), settings, "only with functions=True, which runs it")
+    settings = {key: _decode(item, functions) for key, item in value.items() if key != "type"}
     return build(kind, settings)
 
 

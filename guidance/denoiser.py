@@ -153,7 +153,8 @@ class Denoiser:
                 scales = per_image([slot.scales[i] for i in slot.active], working(seen.x))
                 delta = slot.term.delta(seen, p, r, scales, state)
                 slot.term.when.observe(seen, p, r, state)
-                agreement = put(agreement, images, cosine(p.x0, r.x0).to(agreement.dtype))
+                similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
+                agreement = put(agreement, images, similarity)
                 if total is None:
                     total = delta.new_zeros((len(rows), *delta.shape[1:]))
                 local = slot.active

@@ -106,11 +106,11 @@ class Sum(Guider):
 
     def __post_init__(self) -> None:
         for name, kind in (("parts", Term), ("then", Post)):
-            values = getattr(self, name)
+            values = tuple(getattr(self, name))
             wrong = [v for v in values if not isinstance(v, kind)]
             if wrong or (name == "parts" and not values):
                 raise reject(self, name, wrong or values, f"a list of {kind.__name__}s")
-            self._set(name, tuple(values))
+            self._set(name, values)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -24,5 +24,7 @@ class Rescale(Post):
 
     def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
         c, g = working(positive.output), working(guided.output)
-        ratio = c.flatten(1).std(dim=1) / g.flatten(1).std(dim=1)
+        spread = g.flatten(1).std(dim=1, correction=0)
+        ratio = c.flatten(1).std(dim=1, correction=0) / spread
+        ratio = ratio.where(spread > 0, 1.0)  # a constant has no spread to give back
         return g * expand(self.phi * ratio + (1 - self.phi), g)

@@ -24,6 +24,10 @@ class Scale(Config):
         """The scale of each of the ``state.batch`` images, at a step not yet evaluated."""
         raise NotImplementedError
 
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return value if isinstance(value, Config) else as_scale(cls.__name__, value)
+
     def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
         """See the predictions of the images that were guided; what is learnt counts next step."""
 
@@ -35,11 +39,13 @@ def as_scale(owner: object, value: Any) -> Scale:
     """Numbers, lists of numbers and callables as a ``Scale``."""
     if isinstance(value, Scale):
         return value
+    if hasattr(value, "tolist"):  # arrays and tensors
+        value = value.tolist()
     if is_number(value) and value >= 0:
         return Constant(value)
     if isinstance(value, (list, tuple)) and value and all(is_number(v) and v >= 0 for v in value):
         return PerImage(tuple(value))
-    if callable(value):
+    if callable(value) and not isinstance(value, (Config, type)):
         return Custom(value)
     raise reject(
         owner,
@@ -72,6 +78,8 @@ class PerImage(Scale):
     scales: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if not self.scales:
+            raise reject(self, "scales", self.scales, "at least one number")
         for value in self.scales:
             if not is_number(value) or value < 0:
                 raise reject(self, "scales", value, "numbers of at least 0")
@@ -131,10 +139,12 @@ class Custom(Scale):
     """A function of the ``Step`` alone: it returns a number, or one for each image.
 
     It is called before the run too, for the plan.
-    Only a function that can be imported by name can be stored as JSON.
+    Only a function that can be imported by name can be stored as JSON, and it is read back only on
+    request (``Guider.load(path, functions=True)``), since that runs code.
     """
 
     function: Callable[[Step], Any]
+    runs_code = True
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str):
@@ -143,12 +153,14 @@ class Custom(Scale):
                 self._set("function", getattr(importlib.import_module(module), name))
             except (ImportError, AttributeError, ValueError):
                 raise reject(self, "function", self.function, "module:function") from None
+        if not callable(self.function):
+            raise reject(self, "function", self.function, "a function of Step")
 
     def at(self, step: Step, state: State) -> list[float]:
-        value = self.function(step)
-        if hasattr(value, "tolist"):
-            value = value.tolist()
-        return as_scale(self, value).at(step, state)
+        value = as_scale(self, self.function(step))
+        if isinstance(value, Custom):
+            raise reject(self, "scale", value, "a number, or one for each image")
+        return value.at(step, state)
 
     def to_dict(self) -> dict[str, Any]:
         name = getattr(self.function, "__qualname__", "")
@@ -229,6 +241,14 @@ class Adaptive(Gate):
     scale: Any = 7.5
     threshold: float = number(0.999, low=-1)
     space: str = choice("x0", "x0", "eps", "output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inner = self.scale
+        while isinstance(inner, Gate):
+            if isinstance(inner, Adaptive):
+                raise reject(self, "scale", str(inner), "a scale without another Adaptive in it")
+            inner = inner.scale
 
     def at(self, step: Step, state: State) -> list[float]:
         stopped = state.host("agreed", 0.0)

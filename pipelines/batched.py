@@ -64,6 +64,11 @@ class Evaluation:
             start = 0
             for branch in branches:
                 output = result[0][start : start + len(requests[branch])]
+                if output.shape[1] > q.x.shape[1]:
+                    raise ValueError(
+                        f"the denoiser returns {output.shape[1]} channels for {q.x.shape[1]}; "
+                        "allowed is a network without learned variance"
+                    )
                 x = q.rows(requests[branch]).x[:, : output.shape[1]]
                 answers[branch] = Prediction(x, output, self.readout(branch.prediction_type))
                 start += len(output)

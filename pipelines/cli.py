@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import models
-from ..guidance import Adaptive, Guider, Interval, Sum
-from ..guidance.config import build, fields_of
+from ..guidance import CFG, Guider
 from . import png, words
+from .flags import guider_from
 from .generate import (
     DTYPES,
     SCHEDULERS,
@@ -25,17 +25,7 @@ from .generate import (
     save,
 )
 from .grid import AXES, Axis, draw
-from .parse import (
-    UNGUIDED,
-    arguments_of,
-    gate_names,
-    parse_guider,
-    post_names,
-    read_settings,
-    term_names,
-)
-
-DEFAULT_GUIDER = "cfg"
+from .parse import UNGUIDED, arguments_of, gate_names, post_names, term_names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("prompt", nargs="*", default=None, help="prompts; several make the rows")
     grid.add_argument(
-        "--x", metavar="AXIS", default="guider=none,cfg,apg,apg+adaptive", help="across"
+        "--x",
+        metavar="AXIS",
+        help="across (default: guider=none,cfg,apg,apg+adaptive, or scale=1,2,4,8 of one guider)",
     )
     grid.add_argument("--y", metavar="AXIS", help="down (default: the prompts)")
     grid.add_argument("--out", type=Path, default=Path("grid.png"), help="file for the grid")
@@ -169,67 +161,77 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
+    given = vars(args)
     stored = png.read(args.params_from) if args.params_from else {}
     if args.num_images < 1:
-        raise ValueError(f"num-images is {args.num_images}; allowed is at least 1")
-    guider = _guider(vars(args), stored)
-    settings = _settings(vars(args), stored, guider)
-    prompts = args.prompt or ([stored["prompt"]] if "prompt" in stored else [])
+        raise ValueError(f"num_images is {args.num_images}; allowed is at least 1")
+    guider = guider_from(given, stored)
+    prompts = args.prompt or ([stored["prompt"]] if stored else [])
     if not prompts:
         raise ValueError("prompt is missing; allowed is at least one, or --params-from a picture")
-    _warn(prompts, settings, guider)
+    settings = [_settings(given, stored, guider, prompt) for prompt in prompts]
     jobs = [
-        dataclasses.replace(settings, prompt=prompt, seed=settings.seed + number)
-        for prompt in prompts
+        dataclasses.replace(one, seed=one.seed + number)
+        for one in settings
         for number in range(args.num_images)
     ]
-    pipe = _pipeline(settings, args.device)
-    if args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"out is {str(args.out)!r}; allowed is a folder")
+    _warn(jobs, guider)
+    _make_folder(args.out)
+    pipe = _pipeline(settings[0], args.device)
     for picture in generate(pipe, jobs, guider, batch_size=args.batch_size):
         print(f"{save(picture, args.out)}  {picture.evaluations} evaluations", flush=True)
 
 
 def _grid(args: argparse.Namespace) -> None:
     given = vars(args)
-    base = _guider(given, {})
-    settings = _settings(given, {}, base)
     prompts = args.prompt or []
-    x = Axis.parse(args.x)
+    named = [name for name in ("guider", "guider_config") if name in given]
+    x = Axis.parse(args.x or ("scale=1,2,4,8" if named else "guider=none,cfg,apg,apg+adaptive"))
     y = Axis.parse(args.y) if args.y else Axis("prompt", tuple(prompts))
-    if not y.values:
-        raise ValueError("prompt is missing; allowed is at least one, or an axis prompt=...")
     if x.name == y.name:
-        raise ValueError(f"y is {args.y!r}; allowed is another axis than x (= {args.x!r})")
-    shown = [v for axis in (x, y) if axis.name == "prompt" for v in axis.values] or prompts[:1]
-    if not shown:
+        raise ValueError(f"x and y are both {x.name}; allowed are two different axes")
+    axes = {x.name, y.name}
+    if not y.values or ("prompt" not in axes and not prompts):
         raise ValueError("prompt is missing; allowed is at least one, or an axis prompt=...")
+    if args.y and prompts and (len(prompts) > 1 or "prompt" in axes):
+        raise ValueError(f"prompt is {prompts!r}; allowed is one that is not on an axis as well")
+    for name, flags in (("guider", named), ("scale", ["guidance_scale"]), ("seed", ["seed"]),
+                        ("steps", ["num_inference_steps"])):  # fmt: skip
+        for flag in flags:
+            if name in axes and flag in given:
+                raise ValueError(f"{flag} is {given[flag]!r}; allowed without an axis {name}=...")
     if args.out.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise ValueError(f"out is {str(args.out)!r}; allowed is a .png, .jpg or .webp file")
-    _warn(shown, settings, base)
-    pipe = _pipeline(settings, args.device)
+
+    cells: dict[tuple[Any, Any], tuple[Settings, Guider]] = {}
+    for below in y.values:
+        for across in x.values:
+            cells[across, below] = _cell(given, prompts, {x.name: across, y.name: below})
+    _warn([job for job, _ in cells.values()], *(guider for _, guider in cells.values()))
+    _make_folder(args.out.parent)
+    pipe = _pipeline(next(iter(cells.values()))[0], args.device)
     pipe.set_progress_bar_config(disable=True)
 
-    def cell(values: dict[str, Any]) -> Picture:
-        guider = base
-        if "guider" in values:
-            named = {**given, "guider": values["guider"]}
-            guider = _guider(named, {}) if values["guider"] != UNGUIDED else parse_guider(UNGUIDED)
-        if "scale" in values:
-            guider = with_scale(guider, values["scale"])
-        job = dataclasses.replace(
-            settings,
-            prompt=values.get("prompt", shown[0]),
-            guider=guider.to_dict(),
-            seed=values.get("seed", settings.seed),
-            num_inference_steps=values.get("steps", settings.num_inference_steps),
-        )
+    def cell(across: Any, below: Any) -> Picture:
+        job, guider = cells[across, below]
         return next(generate(pipe, [job], guider, quiet=True))
 
-    sheet, _ = draw(x, y, cell)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(args.out)
+    draw(x, y, cell).save(args.out)
     print(args.out)
+
+
+def _cell(
+    given: dict[str, Any], prompts: Sequence[str], values: dict[str, Any]
+) -> tuple[Settings, Guider]:
+    """The settings and the guider of one cell of a grid."""
+    flags = {"scale": "guidance_scale", "steps": "num_inference_steps"}
+    here = given | {flags.get(name, name): value for name, value in values.items()}
+    if here.get("guider") == UNGUIDED:  # a column of its own, whatever the others are given
+        for name in ("guidance_scale", "guider_arg", "interval", "adaptive"):
+            here.pop(name, None)
+    guider = guider_from(here, {})
+    prompt = values["prompt"] if "prompt" in values else prompts[0]
+    return _settings(here, {}, guider, prompt), guider
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -249,67 +251,12 @@ def _list(args: argparse.Namespace) -> None:
     print(f"schedulers\n  {', '.join(SCHEDULERS)}")
 
 
-def _guider(given: dict[str, Any], stored: dict[str, Any]) -> Guider:
-    """The guider of the flags, or the stored one with what the flags change."""
-    scale, arguments = given.get("guidance_scale"), given.get("guider_arg", [])
-    if "guider_config" in given:
-        if "guider" in given:
-            raise ValueError(
-                f"guider is {given['guider']!r}; allowed is one of --guider and --guider-config"
-            )
-        guider = Guider.load(given["guider_config"])
-    elif "guider" in given or "guider" not in stored:
-        scale = stored.get("guidance_scale") if scale is None else scale
-        guider = parse_guider(given.get("guider", DEFAULT_GUIDER), scale, arguments)
-        scale, arguments = None, []
-    else:
-        guider = Guider.from_dict(stored["guider"])
-    if arguments:
-        if len(guider.terms) > 1 or guider.posts:
-            raise ValueError(f"guider-arg is {arguments[0]!r}; allowed with one method only")
-        settings = {f.name: getattr(guider, f.name) for f in fields_of(guider)}
-        settings |= read_settings(type(guider).__name__, arguments, list(settings))
-        guider = build(type(guider), settings)
-    if scale is not None:
-        guider = with_scale(guider, scale)
-    if "interval" in given:
-        low, high = given["interval"]
-        guider = _gate(guider, Interval, low=low, high=high)
-    if "adaptive" in given:
-        guider = _gate(guider, Adaptive, threshold=given["adaptive"])
-    return guider
-
-
-def with_scale(guider: Guider, scale: float) -> Guider:
-    """The same guider with another scale in every term, inside its gates."""
-
-    def inner(value: Any) -> Any:
-        nested = getattr(value, "scale", None)
-        return value.replace(scale=inner(nested)) if hasattr(nested, "at") else scale
-
-    return _rebuilt(guider, lambda term: term.replace(scale=inner(term.scale)))
-
-
-def _gate(guider: Guider, kind: Any, **settings: float) -> Guider:
-    return _rebuilt(guider, lambda term: term.replace(scale=kind(term.scale, **settings)))
-
-
-def _rebuilt(guider: Guider, change: Any) -> Guider:
-    terms = tuple(change(term) for term in guider.terms)
-    return terms[0] if guider == guider.terms[0] else Sum(terms, guider.posts)
-
-
-def _settings(given: dict[str, Any], stored: dict[str, Any], guider: Guider) -> Settings:
+def _settings(
+    given: dict[str, Any], stored: dict[str, Any], guider: Guider, prompt: str
+) -> Settings:
     names = {field.name for field in dataclasses.fields(Settings)} - {"guider", "prompt"}
     values = {name: value for name, value in {**stored, **given}.items() if name in names}
-    settings = Settings(prompt="", guider=guider.to_dict(), **values)
-    if settings.num_inference_steps < 1:
-        raise ValueError(
-            f"num-inference-steps is {settings.num_inference_steps}; allowed is at least 1"
-        )
-    if not 0 <= settings.seed < 2**63:
-        raise ValueError(f"seed is {settings.seed}; allowed is a number from 0 to 2^63 - 1")
-    return settings
+    return Settings(prompt=prompt, guider=guider.to_dict(), **values)
 
 
 def _pipeline(settings: Settings, device: str) -> Any:
@@ -318,14 +265,24 @@ def _pipeline(settings: Settings, device: str) -> Any:
     )
 
 
-def _warn(prompts: Sequence[str], settings: Settings, guider: Guider) -> None:
+def _make_folder(path: Path) -> None:
+    """Before anything is drawn, so that nothing drawn is lost."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out is {str(path)!r}; allowed is a folder ({error})") from None
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"out is {str(path)!r}; allowed is a folder that can be written")
+
+
+def _warn(jobs: Sequence[Settings], *guiders: Guider) -> None:
     unknown: dict[str, list[str]] = {}
-    for prompt in [*prompts, settings.negative_prompt]:
-        unknown |= words.unknown_words(prompt, model_folder(settings.model))
+    for prompt in dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)):
+        unknown |= words.unknown_words(prompt, model_folder(jobs[0].model))
     if unknown:
         print(f"guiders: warning: {words.warning(unknown)}", file=sys.stderr)
-    if settings.negative_prompt and guider == parse_guider(UNGUIDED):
-        print("guiders: warning: negative-prompt has no effect without guidance", file=sys.stderr)
+    if jobs[0].negative_prompt and all(guider == CFG(1) for guider in guiders):
+        print("guiders: warning: negative_prompt has no effect without guidance", file=sys.stderr)
 
 
 if __name__ == "__main__":

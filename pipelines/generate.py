@@ -43,6 +43,9 @@ class Settings:
         scheduler: a name of ``SCHEDULERS``, or "" for the model's own.
         width, height: pixels; ``None`` is the model's own.
         seed: of this one picture.
+
+    Raises:
+        ValueError: a setting is of the wrong type or out of range.
     """
 
     prompt: str
@@ -55,6 +58,36 @@ class Settings:
     width: int | None = None
     height: int | None = None
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not _is_unicode(value):
+                raise ValueError(f"{name} is {value!r}; allowed is text")
+        for name, low, high in (
+            ("num_inference_steps", 1, 1000),
+            ("seed", 0, 2**63 - 1),
+            ("width", 8, 16384),
+            ("height", 8, 16384),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("width", "height"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                allowed = f"a whole number from {low} to {high}"
+                raise ValueError(f"{name} is {value!r}; allowed is {allowed}")
+        for name, table in (("scheduler", ["", *SCHEDULERS]), ("dtype", list(DTYPES))):
+            if getattr(self, name) not in table:
+                allowed = ", ".join(filter(None, table))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed is one of {allowed}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass
@@ -86,12 +119,10 @@ def load_pipeline(
     Raises:
         ValueError: the model cannot be found or read, or an argument is not allowed.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; allowed is one of {', '.join(DTYPES)}")
-    if scheduler and scheduler not in SCHEDULERS:
-        raise ValueError(f"scheduler is {scheduler!r}; allowed is one of {', '.join(SCHEDULERS)}")
+    Settings("", None, model=model, scheduler=scheduler, dtype=dtype)  # checks them
     try:
-        torch.empty(0, device=device or default_device())
+        if torch.zeros(1, device=device or default_device()).is_meta:
+            raise RuntimeError("meta holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -107,7 +138,7 @@ def load_pipeline(
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             source if source.exists() else model, dtype=DTYPES[dtype]
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"model is {model!r}; allowed is {allowed} that can be read ({reason})"
@@ -144,15 +175,10 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; allowed is at least 1")
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor  # Diffusers ignores a side alone
     guiders = [guider] * len(jobs) if isinstance(guider, Guider) else list(guider)
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         first = batch[0]
-        if first.num_inference_steps < 1:
-            raise ValueError(
-                f"num_inference_steps is {first.num_inference_steps}; allowed is at least 1"
-            )
         chosen = guiders[start : start + batch_size]
         same = all(one == chosen[0] for one in chosen)
         with guided(pipe, chosen[0] if same else chosen, quiet=quiet or start > 0) as run:
@@ -160,24 +186,41 @@ def generate(
                 [job.prompt for job in batch],
                 negative_prompt=[job.negative_prompt for job in batch],
                 num_inference_steps=first.num_inference_steps,
-                width=first.width or size,
-                height=first.height or size,
                 guidance_scale=7.5,  # only switches the negative branch on
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
+                **_size(pipe, first),
             ).images
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
 
 
+def _size(pipe: Any, settings: Settings) -> dict[str, int]:
+    """Both sides, or none: Diffusers ignores one that is given alone."""
+    if settings.width is None and settings.height is None:
+        return {}
+    side = pipe.unet.config.sample_size
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    factor = pipe.vae_scale_factor
+    return {
+        "width": settings.width or width * factor,
+        "height": settings.height or height * factor,
+    }
+
+
 def save(picture: Picture, folder: Path) -> Path:
     """Write ``NNNNN-prompt-seed.png`` under the next free number; nothing is overwritten."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken = [int(p.name[:5]) for p in folder.glob("[0-9][0-9][0-9][0-9][0-9]-*.png")]
+    numbers = [re.match(r"(\d{5,})-", path.name) for path in folder.glob("*.png")]
+    number = max((int(match[1]) for match in numbers if match), default=-1) + 1
     slug = re.sub(r"[^a-z0-9]+", "-", picture.settings.prompt.lower()).strip("-")[:40] or "empty"
-    number = max(taken, default=-1) + 1
-    path = folder / f"{number:05d}-{slug}-{picture.settings.seed}.png"
     settings = dataclasses.asdict(picture.settings)
     text = png.info(settings, str(Guider.from_dict(picture.settings.guider)), picture.sampler)
-    picture.image.save(path, pnginfo=text)
-    return path
+    while True:
+        path = folder / f"{number:05d}-{slug}-{picture.settings.seed}.png"
+        try:
+            with open(path, "xb") as file:  # another process may have taken the number
+                picture.image.save(file, "PNG", pnginfo=text)
+            return path
+        except FileExistsError:
+            number += 1

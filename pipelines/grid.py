@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from .generate import Picture
-from .parse import parse_guider, split
+from .parse import split
 
 AXES = ("guider", "prompt", "scale", "seed", "steps")
 CELL = 128  # smaller pictures are enlarged to this
@@ -33,11 +33,8 @@ class Axis:
         """
         name, _, values = text.partition("=")
         items = split(values, ";") if ";" in values or name == "prompt" else split(values, ",")
-        if name not in AXES or not items:
+        if name not in AXES or (not values and name != "prompt"):
             raise ValueError(f"axis is {text!r}; allowed is {', '.join(f'{a}=...' for a in AXES)}")
-        if name == "guider":
-            for item in items:
-                parse_guider(item)
         if name in ("prompt", "guider"):
             return cls(name, tuple(items))
         kind = float if name == "scale" else int
@@ -55,23 +52,19 @@ class Axis:
         return f"{self.name} {value:g}"
 
 
-def draw(
-    x: Axis, y: Axis, cell: Callable[[dict[str, Any]], Picture], quiet: bool = False
-) -> tuple[Image.Image, list[list[Picture]]]:
-    """Make every cell with ``cell({axis: value, ...})`` and lay them out, x across and y down."""
-    total = len(x.values) * len(y.values)
-    with tqdm(total=total, desc="grid", unit="picture", disable=quiet) as bar:
+def draw(x: Axis, y: Axis, cell: Callable[[Any, Any], Picture]) -> Image.Image:
+    """Make every picture with ``cell(x value, y value)`` and lay them out, x across and y down."""
+    with tqdm(total=len(x.values) * len(y.values), desc="grid", unit="picture") as bar:
         rows = []
         for below in y.values:
             row = []
             for across in x.values:
-                row.append(cell({y.name: below, x.name: across}))
+                row.append(cell(across, below))
                 bar.update()
             rows.append(row)
     captions = [[f"{picture.evaluations} evaluations" for picture in row] for row in rows]
     images = [[picture.image for picture in row] for row in rows]
-    sheet = layout(images, captions, [x.label(v) for v in x.values], [y.label(v) for v in y.values])
-    return sheet, rows
+    return layout(images, captions, [x.label(v) for v in x.values], [y.label(v) for v in y.values])
 
 
 def layout(

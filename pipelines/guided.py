@@ -27,16 +27,16 @@ BATCHED = {
 
 @dataclass
 class Call:
-    """One call of the pipeline, from its scheduler's ``set_timesteps`` on.
+    """One call of the pipeline.
 
     Attributes:
-        images: number of images.
+        images: number of images; 0 until the first evaluation.
         steps: every evaluation that was planned.
         records: what happened at each evaluation so far.
     """
 
-    images: int
-    steps: list[Step]
+    images: int = 0
+    steps: list[Step] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
     @property
@@ -59,9 +59,11 @@ class Attachment:
     """
 
     def __init__(self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool) -> None:
-        self.pipe, self.guider, self.quiet = pipe, guider, quiet
         self.calls: list[Call] = []
+        self._pipe, self._guider, self._quiet = pipe, guider, quiet
+        self._network, self._scheduler = _denoiser(pipe), pipe.scheduler
         self._denoiser: Denoiser | None = None
+        self._running = self._doubled = False
         self._count = 0
         self._said = ""
 
@@ -86,81 +88,111 @@ class Attachment:
         """What happened at each evaluation of the latest call."""
         return self.last.records
 
-    def begin(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    def attach(self) -> None:
+        swap(self._pipe, {"__call__": self._call})
+        swap(self._network, {"__call__": self._evaluate})
+        swap(self._scheduler, {"set_timesteps": self._begin, "step": self._commit})
+
+    def detach(self) -> None:
+        for target in (self._pipe, self._network, self._scheduler):
+            restore(target)
+
+    def _call(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's ``__call__``: only what happens within is guided."""
+        for part, there in ((self._network, _denoiser(pipe)), (self._scheduler, pipe.scheduler)):
+            if part is not there:
+                raise RuntimeError(
+                    f"the {type(part).__name__} of {self._name} was replaced inside "
+                    "`with guided(...)`; allowed before it"
+                )
+        self.calls.append(Call())
+        self._running = True
+        try:
+            return original(pipe, *args, **kwargs)
+        finally:
+            self._running, self._denoiser = False, None
+
+    def _begin(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's ``set_timesteps``: a new run, with fresh memory."""
-        self._denoiser, self._count = None, 0
+        if self._running:
+            self._denoiser, self._count = None, 0
         return original(scheduler, *args, **kwargs)
 
-    def commit(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    def _commit(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's ``step``: the evaluation is over."""
-        self._count += 1
+        self._count += self._running
         return original(scheduler, *args, **kwargs)
 
-    def evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+    def _evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The denoiser's ``__call__``: the guided prediction in place of the network's."""
-        scheduler = self.pipe.scheduler
-        if not is_swapped(scheduler):
+        if not self._running:
             raise RuntimeError(
-                "pipe.scheduler was replaced inside `with guided(...)`; set it before attaching"
+                f"this {type(network).__name__} has a guider attached through a {self._name} and "
+                "was called from elsewhere; leave the `with guided(...)` first, or guide that one"
             )
-        x, timestep = args[0], args[1]
-        doubled = bool(self.pipe.do_classifier_free_guidance)
-        level = read_level(scheduler, _scalar(timestep)).level
+        x, timestep = args[0], _scalar(args[1])
+        doubled = bool(self._pipe.do_classifier_free_guidance)
         batch = len(x) // 2 if doubled else len(x)
         if self._denoiser is None:
-            self._denoiser = self._start(scheduler, _scalar(timestep), batch, doubled)
-        stage = solver_stage(scheduler, self._count)
+            self._denoiser = self._start(timestep, batch, doubled)
+        if (doubled, batch) != (self._doubled, self._denoiser.batch):
+            raise RuntimeError(
+                f"{self._name} switched its negative branch or its batch in mid-run; to stop "
+                "guiding early use Interval or Adaptive"
+            )
+        level = read_level(self._scheduler, timestep).level
+        stage = solver_stage(self._scheduler, self._count)
         step = Step(self._count, len(self.last.steps), stage, level)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return original(network, *args, **kwargs)
 
         def readout(prediction_type: str) -> Readout:
-            return read_level(scheduler, _scalar(timestep), prediction_type).readout
+            return read_level(self._scheduler, timestep, prediction_type).readout
 
         call = Evaluation(forward, args, kwargs, batch, doubled, readout)
         result = self._denoiser(Query(call.latents(), step), call)
         self.last.records.append(result.record)
         return call.reply(result.output)
 
-    def _start(self, scheduler: Any, timestep: Any, batch: int, doubled: bool) -> Denoiser:
+    def _start(self, timestep: Any, batch: int, doubled: bool) -> Denoiser:
         """The first evaluation of a run: check that it can work, say the plan, make the memory."""
-        steps = steps_ahead(scheduler, timestep)
-        plans = foresee(self.guider, steps, batch)
+        steps = steps_ahead(self._scheduler, timestep, self._pipe.num_timesteps)
+        plans = foresee(self._guider, steps, batch)
         if not doubled and any(Branch("negative") in plan for plan in plans):
             raise ValueError(self._why_single())
-        if getattr(self.pipe, "guidance_rescale", 0):
+        if getattr(self._pipe, "guidance_rescale", 0):
             warnings.warn(
-                f"{self._name}: guidance_rescale={self.pipe.guidance_rescale:g} of the pipeline is "
-                "ignored while a guider is attached; use `guider | Rescale(phi)`",
+                f"{self._name}: guidance_rescale={self._pipe.guidance_rescale:g} of the pipeline "
+                "is ignored while a guider is attached; use `guider | Rescale(phi)`",
                 stacklevel=2,
             )
-            self.pipe._guidance_rescale = 0.0
-        self.calls.append(Call(batch, steps))
+            self._pipe._guidance_rescale = 0.0
+        self.last.images, self.last.steps, self._doubled = batch, steps, doubled
         count = sum(step.stage == 0 for step in steps)
         most = sum(len(rows) for plan in plans for rows in plan.values()) / batch
-        line = f"{_title(self.guider)}; {count} steps; at most {most:g} evaluations per image"
-        if line != self._said and not self.quiet:
+        line = f"{_title(self._guider)}; {count} steps; at most {most:g} evaluations per image"
+        if line != self._said and not self._quiet:
             tqdm.write(line, file=sys.stderr)
         self._said = line
-        return Denoiser(self.guider, batch)
+        return Denoiser(self._guider, batch)
 
     def _why_single(self) -> str:
         """The complaint where there is no negative branch and the guider needs it."""
-        if getattr(self.pipe.unet.config, "time_cond_proj_dim", None) is not None:
+        if getattr(self._network.config, "time_cond_proj_dim", None) is not None:
             return (
                 f"{self._name}: this model's guidance is distilled into it (time_cond_proj_dim); "
                 "allowed is a guider that needs no negative branch"
             )
         return (
-            f"{self._name}: guidance_scale is {self.pipe.guidance_scale:g}, which switches off the "
-            "negative branch that the guider needs; allowed is any guidance_scale above 1 (the "
+            f"{self._name}: guidance_scale is {self._pipe.guidance_scale:g}, which switches off "
+            "the negative branch that the guider needs; allowed is any guidance_scale above 1 (the "
             "guider's own scale is used)"
         )
 
     @property
     def _name(self) -> str:
-        return type(self.pipe).__name__
+        return type(self._pipe).__name__
 
 
 @contextmanager
@@ -192,23 +224,20 @@ def guided(
         raise ValueError(
             f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them"
         )
-    denoiser = _denoiser(pipe)
+    parts = (pipe, _denoiser(pipe), pipe.scheduler)
     if not is_supported(pipe.scheduler):
         read_level(pipe.scheduler, 0)  # raises, with the list of what is supported
-    if is_swapped(denoiser) or is_swapped(pipe.scheduler):
+    if any(map(is_swapped, parts)):
         raise RuntimeError(
-            f"a guider is attached to this {type(pipe).__name__} already; leave its `with` first, "
-            "or add the guiders: `CFG(5) + APG(3)`"
+            f"a guider is attached to this {type(pipe).__name__}, or to one that shares its parts, "
+            "already; leave its `with` first, or add the guiders: `CFG(5) + APG(3)`"
         )
     attachment = Attachment(pipe, guider if is_guider else several, quiet)
-    scheduler = pipe.scheduler
-    swap(denoiser, {"__call__": attachment.evaluate})
-    swap(scheduler, {"set_timesteps": attachment.begin, "step": attachment.commit})
+    attachment.attach()
     try:
         yield attachment
     finally:
-        restore(denoiser)
-        restore(scheduler)
+        attachment.detach()
 
 
 def _denoiser(pipe: Any) -> torch.nn.Module:

@@ -43,32 +43,33 @@ def parse_guider(
     """Read ``name(settings)+name(settings)...``.
 
     Methods add up, ``adaptive`` and ``interval`` say when all of them act, ``rescale`` acts on the
-    result, and ``none`` does not guide. Settings are ``key=value`` or values in order.
+    result, and ``none`` alone does not guide. Settings are ``key=value`` or values in order.
 
     Args:
-        guidance_scale: the scale of every method that does not say its own.
+        guidance_scale: the scale of every method; none of them may say its own then.
         arguments: further ``key=value`` settings of the (one) method.
 
     Raises:
         ValueError: a name or a setting is unknown or not allowed.
     """
+    if text.strip().lower() == UNGUIDED:
+        for name, value in (("guidance_scale", guidance_scale), ("guider_arg", arguments or None)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} is {value!r}; allowed with a guider other than {UNGUIDED}"
+                )
+        return CFG(1.0)
     known = term_names() | gate_names() | post_names()
     terms: list[tuple[type[Config], dict[str, Any]]] = []
     gates: list[tuple[type[Config], dict[str, Any]]] = []
     posts: list[Post] = []
     for item in split(text, "+"):
         match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", item)
-        name = match.group(1).lower() if match else item
-        if name == UNGUIDED and text.strip().lower() == UNGUIDED:
-            return CFG(1.0)
-        if not match or name not in known:
-            raise ValueError(
-                f"guider has the part {item!r}; allowed is one of {', '.join([*known, UNGUIDED])}"
-            )
-        kind = known[name]
-        # The scale of a gate is the method's, so its own settings start behind it.
-        names = list(inspect.signature(kind).parameters)[1 if issubclass(kind, Gate) else 0 :]
-        settings = read_settings(kind.__name__, split(match.group(2) or "", ","), names)
+        if not match or match[1].lower() not in known:
+            allowed = f"{', '.join(known)}, or {UNGUIDED} alone"
+            raise ValueError(f"guider has the part {item!r}; allowed is one of {allowed}")
+        kind = known[match[1].lower()]
+        settings = read_settings(kind, split(match[2], ",") if (match[2] or "").strip() else [])
         if issubclass(kind, Term):
             terms.append((kind, settings))
         elif issubclass(kind, Gate):
@@ -76,20 +77,18 @@ def parse_guider(
         else:
             posts.append(build(kind, settings))
     if not terms:
-        raise ValueError(
-            f"guider is {text!r}; allowed is at least one of {', '.join(term_names())}"
-        )
+        allowed = f"at least one of {', '.join(term_names())}"
+        raise ValueError(f"guider is {text!r}; allowed is {allowed}")
     if arguments and len(terms) > 1:
         raise ValueError(
-            f"guider-arg is {arguments[0]!r}; allowed with one method, here are {len(terms)}"
+            f"guider_arg is {arguments[0]!r}; allowed with one method, here are {len(terms)}"
         )
     made = []
     for kind, settings in terms:
-        names = list(inspect.signature(kind).parameters)
+        more = read_settings(kind, arguments, named=True)
         if guidance_scale is not None:
-            settings.setdefault("scale", guidance_scale)
-        settings |= read_settings(kind.__name__, arguments, names)
-        term = build(kind, settings)
+            more = _merge(kind, {"scale": guidance_scale}, more)
+        term = build(kind, _merge(kind, settings, more))
         for gate, options in gates:
             term = term.replace(scale=build(gate, {"scale": term.scale, **options}))
         made.append(term)
@@ -97,29 +96,44 @@ def parse_guider(
 
 
 def split(text: str, separator: str) -> list[str]:
-    """Split at ``separator`` outside parentheses; empty text gives nothing."""
+    """The parts between separators that are outside parentheses, stripped."""
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(text):
         depth += (letter in "([") - (letter in ")]")
         if letter == separator and not depth:
             parts.append(text[start:i])
             start = i + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+    return [part.strip() for part in [*parts, text[start:]]]
 
 
-def read_settings(owner: str, items: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` items, or values in the order of ``names``, as keyword arguments."""
+def read_settings(kind: type[Config], items: Sequence[str], named: bool = False) -> dict[str, Any]:
+    """``key=value`` items as keyword arguments of ``kind``; values alone go by order.
+
+    The scale of a gate is that of the method, so it cannot be set there.
+    """
+    names = list(inspect.signature(kind).parameters)[1 if issubclass(kind, Gate) else 0 :]
     settings: dict[str, Any] = {}
     for position, item in enumerate(items):
         key, equals, value = item.partition("=")
+        if not equals and named:
+            raise ValueError(f"guider_arg is {item!r}; allowed is KEY=VALUE")
         if not equals:
-            if position >= len(names):
-                raise ValueError(
-                    f"{owner} has no setting for {item!r}; allowed are {', '.join(names)}"
-                )
-            key, value = names[position], item
-        settings[key.strip()] = _value(value.strip())
+            key, value = names[position] if position < len(names) else item, item
+        key = key.strip()
+        if key not in names:
+            allowed = f"one of its settings: {', '.join(names)}"
+            raise ValueError(f"{kind.__name__} has no setting {key!r}; allowed is {allowed}")
+        settings = _merge(kind, settings, {key: _value(value.strip())})
     return settings
+
+
+def _merge(kind: type[Config], one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    for name in one.keys() & other.keys():
+        raise ValueError(
+            f"{kind.__name__}: {name} is given twice, as {one[name]!r} and {other[name]!r}; "
+            "allowed is once"
+        )
+    return one | other
 
 
 def _value(text: str) -> Any:

@@ -44,16 +44,19 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         with Image.open(path) as picture:
             chunks = dict(picture.info)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"params-from is {str(path)!r}; allowed is a readable picture ({error})"
         ) from None
     try:
         if KEY in chunks:
-            return dict(json.loads(chunks[KEY]))
+            settings = json.loads(chunks[KEY])
+            if not isinstance(settings, dict) or "prompt" not in settings:
+                raise ValueError("not the settings of a picture")
+            return settings
         if "parameters" in chunks:
             return _from_text(chunks["parameters"])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"params-from is {str(path)!r}; its settings cannot be read ({error})"
         ) from None
@@ -61,18 +64,30 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _from_text(text: str) -> dict[str, Any]:
-    """Prompt, negative prompt, steps, seed and scale of A1111's three lines."""
-    head, _, tail = text.rpartition("\n")
-    prompt, _, negative = head.partition("\nNegative prompt: ")
-    fields = dict(re.findall(r'([\w ]+): ("(?:[^"\\]|\\.)*"|[^,]*)', tail))
-    fields = {key.strip(): value for key, value in fields.items()}
-    found: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
-    if "Steps" in fields:
-        found["num_inference_steps"] = int(fields["Steps"])
-    if "Seed" in fields:
-        found["seed"] = int(fields["Seed"])
-    if "CFG scale" in fields:
-        found["guidance_scale"] = float(fields["CFG scale"])
+    """Prompt, negative prompt, steps, seed and scale of A1111's text.
+
+    The line that begins with ``Steps:`` holds the settings; what they call model, sampler and size
+    belongs to another model and is not taken.
+    """
+    lines = text.split("\n")
+    steps = [i for i, line in enumerate(lines) if line.startswith("Steps: ")]
+    head = lines[: steps[-1]] if steps else lines
+    negative = [i for i, line in enumerate(head) if line.startswith("Negative prompt: ")]
+    cut = negative[0] if negative else len(head)
+    found: dict[str, Any] = {
+        "prompt": "\n".join(head[:cut]),
+        "negative_prompt": "\n".join(head[cut:]).removeprefix("Negative prompt: "),
+    }
+    if steps:
+        pairs = re.findall(r'([\w ]+): ("(?:[^"\\]|\\.)*"|[^,]*)', lines[steps[-1]])
+        fields = {key.strip(): value for key, value in pairs}
+        for name, key, kind in (
+            ("num_inference_steps", "Steps", int),
+            ("seed", "Seed", int),
+            ("guidance_scale", "CFG scale", float),
+        ):
+            if key in fields:
+                found[name] = kind(fields[key])
     return found
 
 

@@ -1,11 +1,13 @@
 """Give one object other methods for a while, without wrapping it.
 
 The object's class is exchanged for a subclass of the same name. Unlike a wrapper or a forward hook
-this survives model offload, compilation, ``isinstance`` and deep copies, and is undone exactly.
+this survives offloading, ``isinstance`` and ``inspect.signature``, and is undone exactly. Copies
+and new instances made meanwhile are of the original class.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +22,34 @@ def swap(target: Any, methods: dict[str, Callable[..., Any]]) -> None:
     def bind(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         before = getattr(original, name)
 
+        @functools.wraps(before)  # Diffusers looks at signatures to decide what to pass
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             return method(before, self, *args, **kwargs)
 
         return call
 
+    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        reduced: Any = object.__reduce_ex__(self, max(protocol, 2))
+        _, (_, *arguments), *state = reduced
+        return (_blank, (original, *arguments), *state)
+
     members: dict[str, Any] = {name: bind(name, method) for name, method in methods.items()}
-    members |= {MARK: original, "__module__": original.__module__, "__doc__": original.__doc__}
+    members |= {
+        MARK: original,
+        "__module__": original.__module__,
+        "__doc__": original.__doc__,
+        "__new__": new,
+        "__reduce_ex__": reduce,
+    }
     object.__setattr__(target, "__class__", type(original.__name__, (original,), members))
+
+
+def _blank(kind: type, *arguments: Any) -> Any:
+    """An instance as pickle and deepcopy begin it, before its state."""
+    return kind.__new__(kind, *arguments)
 
 
 def is_swapped(target: Any) -> bool:

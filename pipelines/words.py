@@ -15,7 +15,7 @@ def unknown_words(prompt: str, model_folder: str | Path) -> dict[str, list[str]]
     path = Path(model_folder) / "words.txt"
     if not path.is_file():
         return {}
-    known = path.read_text(encoding="utf-8").split()
+    known = path.read_text(encoding="utf-8", errors="replace").split()
     words = re.findall(r"[^\W_]+", prompt.lower())
     unknown = [word for word in dict.fromkeys(words) if word not in set(known)]
     return {word: difflib.get_close_matches(word, known, n=3, cutoff=0.6) for word in unknown}

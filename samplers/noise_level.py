@@ -34,14 +34,17 @@ def read_level(scheduler: Any, timestep: Tensor | float, prediction_type: str = 
 
     Args:
         scheduler: a scheduler of Diffusers, or a subclass of one.
-        timestep: the element of ``scheduler.timesteps`` about to be evaluated.
+        timestep: an element of ``scheduler.timesteps``. Where it stands there more than once, as
+            for solvers of second order, the one that the scheduler is at is meant.
         prediction_type: how the network's output is read; "" is the scheduler's own.
 
     Raises:
-        ValueError: the scheduler's class or its prediction type is not supported.
+        ValueError: the scheduler's class or its prediction type is not supported, or the timestep
+            is not one of the scheduler's.
     """
     family = _family(scheduler)
-    level = family(scheduler, _index(scheduler, timestep), float(timestep))
+    index = 0 if family is _alphas else _index(scheduler, timestep)  # _alphas needs the time alone
+    level = family(scheduler, index, float(timestep))
     prediction = prediction_type or _prediction_type(scheduler, family)
     if prediction == "epsilon" and level.alpha == 0:
         raise ValueError(
@@ -62,10 +65,14 @@ def clean_image(scheduler: Any, output: Tensor, timestep: Tensor | float, sample
     return read_level(scheduler, timestep).readout.x0(sample, output)
 
 
-def steps_ahead(scheduler: Any, timestep: Tensor | float) -> list[Step]:
-    """All evaluations of a run whose first one is at ``timestep``, before any of them is made."""
+def steps_ahead(scheduler: Any, timestep: Tensor | float, count: int | None = None) -> list[Step]:
+    """The evaluations of a run whose first one is at ``timestep``, before any of them is made.
+
+    Args:
+        count: how many there are; ``None`` is up to the scheduler's last timestep.
+    """
     family, first = _family(scheduler), _index(scheduler, timestep)
-    times = scheduler.timesteps.tolist()[first:]
+    times = scheduler.timesteps.tolist()[first:][:count]
     levels = [family(scheduler, first + i, t) for i, t in enumerate(times)]
     return [
         Step(i, len(levels), solver_stage(scheduler, i), level) for i, level in enumerate(levels)
@@ -112,13 +119,18 @@ def _prediction_type(scheduler: Any, family: Family) -> str:
 
 
 def _index(scheduler: Any, timestep: Tensor | float) -> int:
-    """The position of the coming evaluation, also before the scheduler has set its own."""
+    """The position of ``timestep``, also before the scheduler has set its own."""
+    time, times = float(timestep), scheduler.timesteps.tolist()
     for name in ("step_index", "begin_index"):
         known = getattr(scheduler, name, None)
-        if known is not None:
+        if known is not None and known < len(times) and times[known] == time:
             return int(known)
-    times = scheduler.timesteps.tolist()
-    return times.index(float(timestep)) if float(timestep) in times else 0
+    if time not in times:
+        raise ValueError(
+            f"timestep is {time:g}; allowed is one of the scheduler's: "
+            f"{', '.join(format(t, 'g') for t in dict.fromkeys(times))}"
+        )
+    return times.index(time)
 
 
 def _alphas(scheduler: Any, index: int, timestep: float) -> Level:

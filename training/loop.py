@@ -39,7 +39,7 @@ class Loop:
 
     Args:
         objective: a module whose forward returns the loss of a batch (so that DDP can wrap it).
-        slow: the parameters trained at a third of the learning rate.
+        slow: the parameters trained at half the learning rate.
     """
 
     def __init__(
@@ -57,9 +57,11 @@ class Loop:
         self.raw = objective.to(self.device)
         slow = list(slow)  # in order: a checkpoint knows the parameters by their numbers
         fast = [p for p in objective.parameters() if all(p is not q for q in slow)]
-        groups = [{"params": fast, "base": args.lr}]
+        groups: list[dict] = [{"params": fast}]
+        self.rates = [args.lr]
         if slow:
-            groups.append({"params": slow, "base": args.lr / 3})
+            groups.append({"params": slow})
+            self.rates.append(args.lr / 2)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.ema = EMAModel(self.parameters(), decay=ema_decay)
@@ -106,8 +108,8 @@ class Loop:
         average, started = None, time.monotonic()
         self.raw.train()
         while self.step < args.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["base"] * self.rate()
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.rate()
             with accelerator.autocast():
                 value = self.objective(*draw()).mean()
             self.optimizer.zero_grad()

@@ -1,9 +1,11 @@
 """Train the text-to-image model on the latents of a trained autoencoder; write a whole pipeline.
 
-v-prediction on Stable Diffusion's beta schedule with min-SNR weights of 5 (Hang et al. 2023,
-arXiv:2303.09556), UNet and text encoder together, the text encoder at a third of the rate. Captions
-say more or less (``data.CAPTION_SHARES``). The step with the lowest loss on held-out (name, style)
-pairs is the one that is kept: a model that has memorised its pictures shows no guidance effect.
+v-prediction on Stable Diffusion's beta schedule. The loss of v is left as it is at high noise,
+where the prompt decides what is drawn, and at low noise the weight of x0 is cut at 5 as in min-SNR
+(Hang et al. 2023, arXiv:2303.09556). UNet and text encoder train together, the text encoder at half
+the rate. Captions say more or less (``data.CAPTION_SHARES``). The step with the lowest loss on
+held-out (name, style) pairs is the one that is kept: a model that has memorised its pictures shows
+no guidance effect.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 class Objective(nn.Module):
-    """min-SNR weighted v-prediction loss, per picture."""
+    """The loss of v, with the weight of x0, ``SNR + 1``, cut at 5; per picture."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class Objective(nn.Module):
         v = self.unet(alpha * x0 + sigma * noise, t, hidden).sample.float()
         snr = (signal / (1 - signal)).flatten()
         error = (v - (alpha * noise - sigma * x0)).square().mean(dim=(1, 2, 3))
-        return error * snr.clamp(max=5) / (snr + 1)
+        return error * (snr + 1).clamp(max=5) / (snr + 1)
 
 
 def main() -> None:

@@ -35,5 +35,8 @@ def test_saturation_is_that_of_hsv(rgb):
 
 
 def test_only_pictures():
-    with pytest.raises(ValueError, match=r"shape \(3, 8, 8\)"):
-        saturation([np.zeros((3, 8, 8), np.uint8)])
+    for figure in (saturation, contrast, clipped):
+        with pytest.raises(ValueError, match=r"shape \(3, 8, 8\)"):
+            figure([np.zeros((3, 8, 8), np.uint8)])
+        with pytest.raises(ValueError, match="float64"):
+            figure([np.zeros((8, 8, 3))])

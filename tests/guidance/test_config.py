@@ -2,8 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
-from guiders import APG, CFG, Adaptive, Cosine, Guider, Interval, Linear, Rescale
+import torch
+from guiders import (
+    APG,
+    CFG,
+    Adaptive,
+    Cosine,
+    Custom,
+    Guider,
+    Interval,
+    Linear,
+    PerImage,
+    Rescale,
+    Scale,
+)
 from guiders.guidance import Config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +29,13 @@ schedules = st.one_of(
     st.builds(Linear, positive, positive),
     st.builds(Cosine, positive, positive),
 )
-scales = st.recursive(
+inside = st.one_of(
     schedules,
-    lambda inner: st.one_of(
-        st.builds(Interval, inner, st.floats(0, 1), st.one_of(st.none(), st.floats(1.5, 9))),
-        st.builds(Adaptive, inner, st.floats(-1, 2), st.sampled_from(["x0", "eps", "output"])),
-    ),
-    max_leaves=3,
+    st.builds(Interval, schedules, st.floats(0, 1), st.one_of(st.none(), st.floats(1.5, 9))),
+)
+scales = st.one_of(
+    inside,
+    st.builds(Adaptive, inside, st.floats(-1, 2), st.sampled_from(["x0", "eps", "output"])),
 )
 terms = st.one_of(
     st.builds(CFG, scales),
@@ -56,6 +70,37 @@ def test_every_guider_builds_with_no_arguments_and_has_a_source(kind):
         assert "arXiv" in kind.__doc__
 
 
+def test_functions_are_read_back_on_request(tmp_path):
+    guider = CFG(Custom("math:sqrt"))
+    guider.save(tmp_path / "g.json")
+    assert Guider.load(tmp_path / "g.json", functions=True) == guider
+
+
+def test_deep_nesting_is_refused():
+    data = 3.0
+    for _ in range(5000):
+        data = {"type": "Interval", "scale": data}
+    with pytest.raises(ValueError, match="too deeply"):
+        Guider.from_dict({"type": "CFG", "scale": data})
+
+
+def test_scales_come_back_too():
+    for scale in (CFG(3).scale, CFG([3, 4]).scale, Linear(1, 2), Adaptive(3)):
+        assert Scale.from_dict(scale.to_dict()) == scale
+
+
+def test_numbers_of_numpy_and_torch():
+    for value in (np.float32(3), np.int64(3), torch.tensor(3.0)):
+        assert CFG(value) == CFG(3)
+    assert CFG(np.array([1, 2])) == CFG(torch.tensor([1.0, 2.0])) == CFG([1, 2])
+
+
+def test_either_radius_replaces_the_other():
+    assert APG().replace(rescale=3) == APG(rescale=3)
+    assert APG(rescale=3).replace(rescale_rms=0.1) == APG(rescale_rms=0.1)
+    assert APG(rescale=3).replace(eta=1) == APG(rescale=3, eta=1)
+
+
 def test_printing():
     assert str(APG(10, rescale=15)) == "APG scale 10, eta 0, rescale 15, momentum -0.5"
     assert str(CFG(5) + CFG(Interval(3, high=5)) | Rescale()) == (
@@ -85,6 +130,18 @@ def test_printing():
         (lambda: Guider.from_dict({"type": "CFG", "scael": 3}), ["CFG", "scael", "scale"]),
         (lambda: Guider.from_dict({"type": "Linear"}), ["Guider"]),
         (lambda: Guider.from_dict(3), ["3"]),
+        (lambda: Guider.from_dict({"type": []}), ["type", "[]"]),
+        (lambda: CFG(10**400), ["scale"]),
+        (lambda: CFG(CFG), ["scale"]),
+        (lambda: CFG(Rescale()), ["scale", "Rescale"]),
+        (lambda: PerImage(()), ["scales", "at least one"]),
+        (lambda: Custom(5), ["function", "5"]),
+        (lambda: Custom("sys:path"), ["function", "function of Step"]),
+        (lambda: Adaptive(Interval(Adaptive(3))), ["scale", "another Adaptive"]),
+        (
+            lambda: Guider.from_dict(CFG(Custom("math:sqrt")).to_dict()),
+            ["Custom", "functions=True"],
+        ),
         (lambda: (CFG(2) | Rescale()) + CFG(2), ["(a + b) | post"]),
     ],
 )

@@ -89,5 +89,13 @@ def test_rescaled_gap_is_never_longer_than_the_radius(radius):
 
 def test_zero_vectors_give_no_nan():
     zero = torch.zeros(1, 3)
-    for guider in (APG(3), APG(3, rescale=1), CFG(3)):
+    for guider in (APG(3), APG(3, rescale=1), CFG(3), CFG(3) | Rescale()):
         assert guide(guider, zero, zero)[0].tolist() == [[0, 0, 0]]
+    c = zero.clone().requires_grad_()
+    guide(APG(3, rescale=1), c, zero)[0].sum().backward()
+    assert c.grad.isfinite().all()
+
+
+def test_rescale_of_nothing_is_neutral():
+    one = torch.tensor([[2.0]])
+    assert guide(CFG(3) | Rescale(0), one, one * 0.5)[0].tolist() == [[4.0]]

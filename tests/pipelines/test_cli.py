@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale
 from guiders.pipelines import png
-from guiders.pipelines.cli import main, with_scale
+from guiders.pipelines.cli import main
+from guiders.pipelines.flags import with_gate, with_scale
 from guiders.pipelines.grid import Axis
 from guiders.pipelines.parse import parse_guider
 from guiders.pipelines.words import unknown_words
@@ -108,7 +109,7 @@ def test_unknown_words_are_named_with_near_ones(draw, capsys, folder):
 
 def test_a_negative_prompt_without_effect(draw, capsys):
     draw("red", "--negative-prompt", "cat", "--guider", "none")
-    assert "negative-prompt has no effect" in capsys.readouterr().err
+    assert "negative_prompt has no effect" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -126,8 +127,22 @@ def test_a_negative_prompt_without_effect(draw, capsys):
         (["x", "--scheduler", "magic"], ["scheduler", "magic", "ddim"]),
         (["x", "--dtype", "int8"], ["dtype", "int8", "float32"]),
         (["x", "--device", "abacus"], ["device", "abacus"]),
-        (["x", "--num-inference-steps", "0"], ["num-inference-steps", "0"]),
-        (["x", "--num-images", "0"], ["num-images", "0"]),
+        (["x", "--device", "meta"], ["device", "meta"]),
+        (["x", "--height", "0"], ["height", "0"]),
+        (["x", "--out", "/etc/hostname/sub"], ["out", "/etc/hostname/sub"]),
+        (["\udc80"], ["prompt", "text"]),
+        (["x", "--guider", "none", "--guidance-scale", "8"], ["guidance_scale", "8", "none"]),
+        (["x", "--guider", "none", "--guider-arg", "eta=3"], ["guider_arg", "eta=3"]),
+        (["x", "--guider", "none", "--adaptive", "0.9"], ["adaptive", "0.9"]),
+        (["x", "--guider", "none+rescale"], ["'none'", "alone"]),
+        (["x", "--guider", "cfg(3)", "--guidance-scale", "8"], ["scale", "twice", "3", "8"]),
+        (["x", "--guider-arg", "scale=3", "--guidance-scale", "8"], ["scale", "twice"]),
+        (["x", "--guider-arg", "3"], ["guider_arg", "'3'", "KEY=VALUE"]),
+        (["x", "--guider", "cfg++apg"], ["guider", "''"]),
+        (["x", "--guider", "apg(eta=.1,eta=.2)"], ["eta", "twice"]),
+        (["x", "--guider", "cfg+interval(scale=3)"], ["Interval", "'scale'", "low, high"]),
+        (["x", "--num-inference-steps", "0"], ["num_inference_steps", "0"]),
+        (["x", "--num-images", "0"], ["num_images", "0"]),
         (["x", "--batch-size", "0"], ["batch_size", "0"]),
         (["x", "--seed", "-1"], ["seed", "-1"]),
         (["x", "--interval", "5", "1"], ["Interval", "high", "1"]),
@@ -154,7 +169,7 @@ def test_mistakes_get_one_sentence_and_exit_code_two(
         assert word in said.splitlines()[-1]
 
 
-def test_grid(folder, tmp_path):
+def test_grid(folder, tmp_path, capsys):
     out = tmp_path / "grids" / "g.png"
 
     def grid(*args, to=out):
@@ -168,6 +183,25 @@ def test_grid(folder, tmp_path):
     out.unlink()
     assert grid("--y", "prompt=red heart, noto;cat", "--x", "scale=1,5", "--guider", "apg") == 0
     assert out.exists()
+    plain = grid("red", "--guider", "apg(eta=1,rescale=0,momentum=0)", to=tmp_path / "a.png")
+    assert plain == 0  # the scale is on the axis then
+    out.unlink()
+    capsys.readouterr()
+    for wrong in (
+        ["red", "cat", "--y", "scale=1,2"],  # which of the two?
+        ["red", "--x", "guider=cfg", "--y", "prompt=cat;dog"],
+        ["red", "--guider", "apg", "--x", "guider=cfg,apg"],
+        ["red", "--guidance-scale", "3", "--x", "scale=1,2"],
+        ["red", "--x", "guider=cfg(5),apg", "--y", "scale=1,2"],
+        ["red", "--x", "guider=cfg,nothing"],
+        ["red", "--x", "seed=-1"],
+        ["red", "--x", "seed=99999999999999999999"],
+        ["red", "--x", "scale="],
+        ["red", "--x", "steps=2.5"],
+    ):
+        assert grid(*wrong) == 2
+        assert capsys.readouterr().err.startswith("guiders: error: ")
+        assert not out.exists()
     assert grid("red", "--x", "colour=1") == 2
     assert grid("red", "--x", "scale=a") == 2
     assert grid("--x", "seed=1,2") == 2
@@ -196,15 +230,97 @@ def test_axes():
         ("cfg(4)+apg(3)+rescale(0.5)", CFG(4) + APG(3) | Rescale(0.5)),
         ("cfg([3, 4])", CFG([3, 4])),
         ("apg(rescale=none)", APG()),
+        ("apg(rescale=3)", APG(rescale=3)),
     ],
 )
 def test_guiders_as_words(text, guider):
     assert parse_guider(text) == guider
 
 
+def test_an_unguided_column_stays_unguided():
+    from guiders.pipelines.cli import _cell
+
+    _, guider = _cell({"adaptive": 0.9}, ["red"], {"guider": "none", "scale": 5.0})
+    assert guider == CFG(1)
+    _, guider = _cell({"adaptive": 0.9}, ["red"], {"guider": "apg", "scale": 5.0})
+    assert guider == APG(Adaptive(5, threshold=0.9))
+
+
+def test_a_gate_from_a_flag_changes_the_one_that_is_there():
+    guider = CFG(Adaptive(Interval(5, high=3), threshold=0.5))
+    assert with_gate(guider, Adaptive, threshold=0.9) == guider.replace(
+        scale=Adaptive(Interval(5, high=3), threshold=0.9)
+    )
+    assert with_gate(guider, Interval, low=0.5, high=2) == guider.replace(
+        scale=Adaptive(Interval(5, 0.5, 2), threshold=0.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"seed": "a"}, ["seed", "'a'"]),
+        ({"seed": 1.5}, ["seed", "1.5"]),
+        ({"num_inference_steps": None}, ["num_inference_steps", "None"]),
+        ({"width": "x"}, ["width", "'x'"]),
+        ({"dtype": []}, ["dtype", "[]"]),
+        ({"scheduler": []}, ["scheduler", "[]"]),
+        ({"model": 5}, ["model", "5"]),
+        ({"prompt": None}, ["prompt", "None"]),
+        ({"negative_prompt": 5}, ["negative_prompt", "5"]),
+        ({"guider": {"type": []}}, ["type", "[]"]),
+        ({"guider": {}}, ["type", "None"]),
+        ({"guider": {"type": "CFG", "scale": {"type": "Rescale"}}}, ["scale", "Rescale"]),
+        ({"guider": {"type": "CFG", "scale": {"type": "PerImage", "scales": []}}}, ["scales"]),
+        (
+            {"guider": {"type": "CFG", "scale": {"type": "Custom", "function": "sys:exit"}}},
+            ["Custom", "runs"],
+        ),
+    ],
+)
+def test_a_strangers_picture_is_read_with_care(stored, words, draw, tmp_path, capsys):
+    text = png.PngImagePlugin.PngInfo()
+    text.add_text("guiders", json.dumps({"prompt": "red", "guider": CFG(2).to_dict(), **stored}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=text)
+    own_model = [] if "model" in stored else ["red"] if "prompt" not in stored else []
+    args = ["generate", *own_model, "--params-from", str(tmp_path / "x.png")]
+    assert main([*args, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("red heart", {"prompt": "red heart", "negative_prompt": ""}),
+        (
+            "Negative prompt: cat\nSteps: 4",
+            {"prompt": "", "negative_prompt": "cat", "num_inference_steps": 4},
+        ),
+        (
+            "a\nb\nNegative prompt: c\nd\nSteps: 4, Seed: 7, CFG scale: 2.5\nTemplate: x, Seed: 9",
+            {"prompt": "a\nb", "negative_prompt": "c\nd", "num_inference_steps": 4, "seed": 7,
+             "guidance_scale": 2.5},
+        ),
+    ],
+)  # fmt: skip
+def test_texts_of_other_tools(text, expected):
+    assert png._from_text(text) == expected
+
+
+def test_numbers_go_on_after_five_digits(draw, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "99999-a-0.png").write_bytes(b"")
+    draw("red")
+    assert [p.name for p in draw("red")][:2] == ["100000-red-0.png", "100001-red-0.png"]
+
+
 def test_with_scale_reaches_inside():
     assert with_scale(CFG(Adaptive(Interval(5, high=3))), 2) == CFG(Adaptive(Interval(2, high=3)))
     assert with_scale(CFG(5) + APG(3) | Rescale(), 2) == CFG(2) + APG(2) | Rescale()
+    with pytest.raises(ValueError, match="not linear from 1 to 9"):
+        with_scale(CFG(Linear(1, 9)), 3)
 
 
 def test_list(capsys):

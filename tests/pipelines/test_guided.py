@@ -2,11 +2,18 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import tiny
 import torch
-from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel, guided
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+)
+from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale, WeakModel, guided
 from guiders.guidance import Denoiser, Query
 from guiders.pipelines.batched import Evaluation
 from guiders.pipelines.swap import restore, swap
@@ -325,7 +332,9 @@ def test_what_is_not_supported_is_said():
         with pytest.raises(RuntimeError, match="not been called"):
             _ = run.nfe
         pipe.scheduler = tiny.scheduler("euler")
-        with pytest.raises(RuntimeError, match="scheduler was replaced"):
+        with pytest.raises(
+            RuntimeError, match="DDIMScheduler of StableDiffusionPipeline was replaced"
+        ):
             tiny.run(pipe)
 
 
@@ -396,3 +405,108 @@ def test_a_weak_model_is_a_network_and_is_not_stored():
         WeakModel("xs")
     with pytest.raises(ValueError, match="nothing that is stored"):
         CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
+
+
+STOCHASTIC = {
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    "euler-a": (EulerAncestralDiscreteScheduler, {"steps_offset": 1}),
+    "sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "steps_offset": 1}),
+    "ddim eta 1": (DDIMScheduler, {"clip_sample": False, "steps_offset": 1}),
+}
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_generators_and_eta_reach_the_scheduler(name):
+    pipe = tiny.sd()
+    kind, options = STOCHASTIC[name]
+    pipe.scheduler = kind(**tiny.BETAS, **options)
+
+    def extra():
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        return {"generator": generators, "eta": 1.0 if name == "ddim eta 1" else 0.0}
+
+    own = tiny.run(pipe, guidance_scale=7.5, **extra())
+    ours, _ = attached(pipe, CFG(7.5), **extra())
+    assert error(ours, own) < 1e-5
+    assert torch.equal(ours, attached(pipe, CFG(7.5), **extra())[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"timesteps": [900, 500, 100]}, {"sigmas": [9.0, 3.0, 0.5]}], ids=str
+)
+def test_custom_timesteps_and_sigmas(options):
+    pipe = tiny.sd("euler")
+    own = tiny.run(pipe, guidance_scale=7.5, **options)
+    ours, run = attached(pipe, CFG(7.5), **options)
+    assert error(ours, own) < 1e-5
+    assert len(run.last.steps) == len(run.records) == len(pipe.scheduler.timesteps)
+
+
+def test_a_run_that_ends_early_is_planned_as_such():
+    pipe = tiny.sdxl()
+    _, run = attached(pipe, CFG(Linear(1, 9)), steps=8, denoising_end=0.5)
+    assert len(run.records) == len(run.last.steps) < 8
+    assert run.records[-1].scales[0] == (9,)
+
+
+def test_another_pipeline_with_the_same_parts_is_not_guided_by_accident():
+    pipe = tiny.sd("ddim")
+    other = type(pipe)(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    with guided(pipe, CFG(5), quiet=True) as run:
+        with pytest.raises(RuntimeError, match="called from elsewhere"):
+            tiny.run(other)
+        with pytest.raises(RuntimeError, match="shares its parts"), guided(other, CFG(3)):
+            pass
+        tiny.run(pipe)
+    assert len(run.calls) == 1
+    tiny.run(other)
+
+
+def test_parts_that_are_replaced_meanwhile_are_an_error():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, CFG(5), quiet=True):
+        pipe.unet = tiny.sd("ddim").unet
+        with pytest.raises(RuntimeError, match="was replaced inside"):
+            tiny.run(pipe)
+
+
+def test_a_negative_branch_switched_off_in_mid_run_is_an_error():
+    pipe = tiny.sd("ddim")
+
+    def cut(pipe, i, t, values):
+        pipe._guidance_scale = 0.0
+        return {"prompt_embeds": values["prompt_embeds"].chunk(2)[1]}
+
+    with guided(pipe, CFG(5), quiet=True), pytest.raises(RuntimeError, match="mid-run"):
+        tiny.run(
+            pipe, callback_on_step_end=cut, callback_on_step_end_tensor_inputs=["prompt_embeds"]
+        )
+
+
+def test_copies_made_meanwhile_are_plain():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, CFG(5), quiet=True):
+        twin = copy.deepcopy(pipe)
+        stored = pickle.loads(pickle.dumps(pipe.unet))
+        fresh = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    plain = (type(pipe.unet), type(pipe.scheduler))
+    assert (type(twin.unet), type(twin.scheduler)) == plain
+    assert (type(stored), type(fresh)) == plain
+    assert error(attached(twin, CFG(5))[0], attached(pipe, CFG(5))[0]) < 1e-6
+
+
+def test_learned_variance_is_refused():
+    pipe = tiny.sd("ddim")
+    pipe.unet.conv_out = torch.nn.Conv2d(8, 8, 3, padding=1)
+    with guided(pipe, CFG(5), quiet=True), pytest.raises(ValueError, match="8 channels for 4"):
+        tiny.run(pipe)
+
+
+def test_a_call_that_fails_is_not_mistaken_for_the_one_before():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, CFG(5), quiet=True) as run:
+        tiny.run(pipe)
+        with pytest.raises(ValueError, match="above 1"):
+            tiny.run(pipe, guidance_scale=1)
+        assert run.nfe == 0

@@ -144,6 +144,18 @@ def test_pndm_repeats_one_step_and_its_runge_kutta_warm_up_three():
     assert [solver_stage(slow, i) for i in range(15)] == [0, 1, 2, 3] * 3 + [0, 0, 0]
 
 
+def test_a_timestep_is_found_wherever_the_scheduler_is():
+    scheduler = make("EulerDiscreteScheduler")
+    scheduler.set_timesteps(5)
+    before = [read_level(scheduler, t) for t in scheduler.timesteps]
+    x = torch.randn(1, 4, 8, 8)
+    for t in scheduler.timesteps:
+        x = scheduler.step(scheduler.scale_model_input(x, t) * 0, t, x).prev_sample
+        assert [read_level(scheduler, t) for t in scheduler.timesteps] == before
+    with pytest.raises(ValueError, match="timestep is 123; allowed is one of"):
+        read_level(scheduler, 123)
+
+
 def test_what_cannot_be_read_is_said():
     scheduler = diffusers.SCMScheduler()
     with pytest.raises(ValueError, match="SCMScheduler; allowed is one of DDIMScheduler"):

@@ -1,0 +1,94 @@
+"""A guider from the command line's flags, and from what a picture has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..guidance import Adaptive, Constant, Gate, Guider, Interval, Scale, Sum, Term
+from .parse import UNGUIDED, parse_guider, read_settings
+
+DEFAULT = "cfg"
+
+
+def guider_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Guider:
+    """The guider that the flags name, or the stored one with what the flags change.
+
+    Args:
+        given: the flags, by their argument's name; absent ones are not in it.
+        stored: settings read from a picture, see ``png.read``.
+
+    Raises:
+        ValueError: flags exclude each other or are not allowed.
+    """
+    scale, arguments = given.get("guidance_scale"), given.get("guider_arg", [])
+    if "guider_config" in given and "guider" in given:
+        raise ValueError(
+            f"guider is {given['guider']!r}; allowed is one of --guider and --guider-config"
+        )
+    if "guider_config" not in given and ("guider" in given or "guider" not in stored):
+        if "guider" not in given and scale is None:
+            scale = stored.get("guidance_scale")
+        guider = parse_guider(given.get("guider", DEFAULT), scale, arguments)
+    else:
+        config = given.get("guider_config")
+        guider = Guider.load(config) if config else Guider.from_dict(stored["guider"])
+        if arguments:
+            guider = with_arguments(guider, arguments)
+        if scale is not None:
+            guider = with_scale(guider, scale)
+    gates: tuple[tuple[str, type[Gate], Callable[[Any], dict]], ...] = (
+        ("interval", Interval, lambda value: {"low": value[0], "high": value[1]}),
+        ("adaptive", Adaptive, lambda value: {"threshold": value}),
+    )
+    for name, kind, settings in gates:
+        if name in given:
+            if given.get("guider") == UNGUIDED:
+                raise ValueError(
+                    f"{name} is {given[name]!r}; allowed with a guider other than {UNGUIDED}"
+                )
+            guider = with_gate(guider, kind, **settings(given[name]))
+    return guider
+
+
+def with_arguments(guider: Guider, arguments: list[str]) -> Guider:
+    """The same guider with ``KEY=VALUE`` settings changed; it must be a single method."""
+    if not isinstance(guider, Term):
+        raise ValueError(f"guider_arg is {arguments[0]!r}; allowed with one method only")
+    return guider.replace(**read_settings(type(guider), arguments, named=True))
+
+
+def with_scale(guider: Guider, scale: float) -> Guider:
+    """The same guider with another scale in every term, inside its gates."""
+
+    def change(value: Scale) -> Any:
+        if isinstance(value, Gate):
+            return value.replace(scale=change(value.scale))
+        if not isinstance(value, Constant):
+            raise ValueError(
+                f"guidance_scale is {scale:g}; allowed where it replaces one number, not {value}"
+            )
+        return scale
+
+    return _rescaled(guider, change)
+
+
+def with_gate(guider: Guider, kind: type[Gate], **settings: Any) -> Guider:
+    """The same guider with a gate in every term; one of its kind that is there is changed."""
+
+    def has(value: Scale) -> bool:
+        return isinstance(value, kind) or (isinstance(value, Gate) and has(value.scale))
+
+    def change(value: Scale) -> Scale:
+        if isinstance(value, kind):
+            return value.replace(**settings)
+        if has(value):
+            return value.replace(scale=change(value.scale))  # type: ignore[attr-defined]
+        return kind(value, **settings)  # type: ignore[call-arg]
+
+    return _rescaled(guider, change)
+
+
+def _rescaled(guider: Guider, change: Callable[[Scale], Any]) -> Guider:
+    terms = tuple(term.replace(scale=change(term.when)) for term in guider.terms)
+    return terms[0] if isinstance(guider, Term) else Sum(terms, guider.posts)
