@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import Branch, Denoiser, Guider, Query, Readout, Record, Step, foresee
-from ..samplers import is_supported, read_level, solver_stage, steps_ahead
+from ..guidance import Branch, Denoiser, Guider, Query, Record, Step, foresee
+from ..samplers import is_supported, read_level, readout_at, steps_ahead
 from .batched import Evaluation
 from .swap import is_swapped, restore, swap
 
@@ -130,26 +131,21 @@ class Attachment:
                 f"this {type(network).__name__} has a guider attached through a {self._name} and "
                 "was called from elsewhere; leave the `with guided(...)` first, or guide that one"
             )
-        x, timestep = args[0], _scalar(args[1])
         doubled = bool(self._pipe.do_classifier_free_guidance)
-        batch = len(x) // 2 if doubled else len(x)
+        batch = len(args[0]) // 2 if doubled else len(args[0])
         if self._denoiser is None:
-            self._denoiser = self._start(timestep, batch, doubled)
+            self._denoiser = self._start(args[1], batch, doubled)
         if (doubled, batch) != (self._doubled, self._denoiser.batch):
             raise RuntimeError(
                 f"{self._name} switched its negative branch or its batch in mid-run; to stop "
                 "guiding early use Interval or Adaptive"
             )
-        level = read_level(self._scheduler, timestep).level
-        stage = solver_stage(self._scheduler, self._count)
-        step = Step(self._count, len(self.last.steps), stage, level)
+        step = self.last.steps[self._count]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return original(network, *args, **kwargs)
 
-        def readout(prediction_type: str) -> Readout:
-            return read_level(self._scheduler, timestep, prediction_type).readout
-
+        readout = functools.partial(readout_at, self._scheduler, step.level)
         call = Evaluation(forward, args, kwargs, batch, doubled, readout)
         result = self._denoiser(Query(call.latents(), step), call)
         self.last.records.append(result.record)
@@ -157,6 +153,8 @@ class Attachment:
 
     def _start(self, timestep: Any, batch: int, doubled: bool) -> Denoiser:
         """The first evaluation of a run: check that it can work, say the plan, make the memory."""
+        if isinstance(timestep, Tensor):  # a scalar, or the same for each row
+            timestep = timestep.flatten()[0]
         steps = steps_ahead(self._scheduler, timestep, self._pipe.num_timesteps)
         plans = foresee(self._guider, steps, batch)
         if not doubled and any(Branch("negative") in plan for plan in plans):
@@ -247,11 +245,6 @@ def _denoiser(pipe: Any) -> torch.nn.Module:
     raise ValueError(
         f"pipe is a {type(pipe).__name__}; allowed is one of {', '.join(sorted(BATCHED))}"
     )
-
-
-def _scalar(timestep: Any) -> Any:
-    """The one timestep of a batch; pipelines pass it as a scalar or once per row."""
-    return timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep
 
 
 def _title(guider: Guider | Sequence[Guider]) -> str:

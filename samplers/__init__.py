@@ -5,8 +5,12 @@ from .noise_level import (
     clean_image,
     is_supported,
     read_level,
+    readout_at,
     solver_stage,
     steps_ahead,
 )
 
-__all__ = ["Reading", "clean_image", "is_supported", "read_level", "solver_stage", "steps_ahead"]
+__all__ = [
+    "Reading", "clean_image", "is_supported", "read_level", "readout_at", "solver_stage",
+    "steps_ahead",
+]  # fmt: skip

@@ -29,14 +29,13 @@ class Reading:
     readout: Readout
 
 
-def read_level(scheduler: Any, timestep: Tensor | float, prediction_type: str = "") -> Reading:
+def read_level(scheduler: Any, timestep: Tensor | float) -> Reading:
     """Read a scheduler after ``set_timesteps`` and before ``step``.
 
     Args:
         scheduler: a scheduler of Diffusers, or a subclass of one.
         timestep: an element of ``scheduler.timesteps``. Where it stands there more than once, as
             for solvers of second order, the one that the scheduler is at is meant.
-        prediction_type: how the network's output is read; "" is the scheduler's own.
 
     Raises:
         ValueError: the scheduler's class or its prediction type is not supported, or the timestep
@@ -45,13 +44,18 @@ def read_level(scheduler: Any, timestep: Tensor | float, prediction_type: str = 
     family = _family(scheduler)
     index = 0 if family is _alphas else _index(scheduler, timestep)  # _alphas needs the time alone
     level = family(scheduler, index, float(timestep))
-    prediction = prediction_type or _prediction_type(scheduler, family)
+    return Reading(level, readout_at(scheduler, level))
+
+
+def readout_at(scheduler: Any, level: Level, prediction_type: str = "") -> Readout:
+    """How a network's output is read at a level; "" is the scheduler's own prediction type."""
+    prediction = prediction_type or _prediction_type(scheduler)
     if prediction == "epsilon" and level.alpha == 0:
         raise ValueError(
             f"scheduler: the prediction_type of {type(scheduler).__name__} is 'epsilon' at a level "
             "without signal; allowed is 'v_prediction' or 'sample' with zero terminal SNR"
         )
-    return Reading(level, READOUTS[prediction](level))
+    return READOUTS[prediction](level)
 
 
 def clean_image(scheduler: Any, output: Tensor, timestep: Tensor | float, sample: Tensor) -> Tensor:
@@ -108,8 +112,9 @@ def _family(scheduler: Any) -> Family:
     )
 
 
-def _prediction_type(scheduler: Any, family: Family) -> str:
-    name = "flow_prediction" if family is _flow else str(scheduler.config.prediction_type)
+def _prediction_type(scheduler: Any) -> str:
+    flow = _family(scheduler) is _flow
+    name = "flow_prediction" if flow else str(scheduler.config.prediction_type)
     if name not in READOUTS:
         raise ValueError(
             f"scheduler: the prediction_type of {type(scheduler).__name__} is {name!r}; "
