@@ -6,13 +6,16 @@ from . import models
 from .guidance import (
     APG,
     CFG,
+    TCFG,
     Adaptive,
+    CFGZeroStar,
     Constant,
     Cosine,
     Custom,
     Guider,
     Interval,
     Linear,
+    MagnitudeAware,
     Negative,
     PerImage,
     Rescale,
@@ -26,7 +29,7 @@ from .samplers import clean_image, read_level
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "Adaptive", "Attachment", "Call", "Constant", "Cosine", "Custom", "Guider",
-    "Interval", "Linear", "Negative", "PerImage", "Rescale", "Scale", "Sum", "WeakModel",
-    "__version__", "clean_image", "guided", "models", "read_level",
+    "APG", "CFG", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant", "Cosine",
+    "Custom", "Guider", "Interval", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale",
+    "Scale", "Sum", "WeakModel", "__version__", "clean_image", "guided", "models", "read_level",
 ]  # fmt: skip

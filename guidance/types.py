@@ -105,6 +105,12 @@ class Prediction:
             return self.readout.gain * (working(self.output) - working(other.output))
         return self.x0 - other.x0
 
+    def output_as(self, readout: Readout) -> Tensor:
+        """The output (B, ...) of a network read by ``readout`` that means the same clean image."""
+        if self.readout == readout:
+            return working(self.output)
+        return (self.x0 - readout.skip * working(self.x)) / readout.gain
+
     def rows(self, rows: Sequence[int]) -> Prediction:
         return Prediction(take(self.x, rows), take(self.output, rows), self.readout)
 

@@ -4,7 +4,18 @@ import math
 
 import pytest
 import torch
-from guiders import APG, CFG, Adaptive, Cosine, Interval, Linear, Rescale
+from guiders import (
+    APG,
+    CFG,
+    TCFG,
+    Adaptive,
+    CFGZeroStar,
+    Cosine,
+    Interval,
+    Linear,
+    MagnitudeAware,
+    Rescale,
+)
 from guiders.guidance import POSITIVE, Denoiser, Query, Readout, foresee
 from known import NEGATIVE, Answers, guide, step
 
@@ -17,6 +28,9 @@ GUIDERS = [
     CFG(Adaptive(5, threshold=0.2)),
     APG(Linear(1, 9)) + CFG(Cosine(3, 1)),
     CFG(5) + CFG(3) | Rescale(0.7),
+    CFGZeroStar(5),
+    TCFG(5),
+    MagnitudeAware(5, alpha=0.5),
 ]
 
 
@@ -53,7 +67,7 @@ def test_a_second_run_is_the_first(guider):
 
 
 @pytest.mark.parametrize(
-    "guider", [CFG(1), APG(1), CFG(1) + APG(1) | Rescale(1), CFG(Linear(1, 1))], ids=str
+    "guider", [CFG(1), APG(1), TCFG(1), CFG(1) + APG(1) | Rescale(1), CFG(Linear(1, 1))], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_scale_one_is_the_positive_prediction_and_asks_for_nothing_else(guider, dtype):

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from guiders import APG, CFG, Rescale
+from guiders import APG, CFG, TCFG, CFGZeroStar, MagnitudeAware, Rescale
+from guiders.guidance import Level, Prediction, Query, Readout, Step
+from guiders.guidance.state import State
 from guiders.guidance.types import cosine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,40 @@ def test_guidance_rescale():
     check(CFG(3) | Rescale(0.7), (0.864575, 1.729150, 3.458301))
 
 
+def test_cfg_zero_star():
+    check(CFGZeroStar(3), (2.777778, 5.555556, 6.444444))
+
+
+def test_tcfg():
+    check(TCFG(3), (2.848053, 5.696106, 5.717699))
+    both = torch.stack([C, U], dim=1)
+    v = torch.linalg.svd(both, full_matrices=False).Vh[0, 0]
+    damped = (U @ v)[:, None] * v
+    torch.testing.assert_close(guide(TCFG(3), C, U)[0], damped + 3 * (C - damped))
+
+
+def test_magnitude_aware():
+    ratio = (C - U).norm() / U.norm()
+    expected = C + 2 * torch.exp(-0.1 * ratio) * (C - U)
+    torch.testing.assert_close(guide(MagnitudeAware(3, alpha=0.1), C, U)[0], expected)
+    torch.testing.assert_close(guide(MagnitudeAware(3, alpha=0), C, U)[0], guide(CFG(3), C, U)[0])
+
+
+@pytest.mark.parametrize("kind", [CFGZeroStar, TCFG, MagnitudeAware])
+def test_methods_on_the_output_do_not_depend_on_how_a_weak_model_is_parameterised(kind):
+    """The same reference, written once as the positive's parameterisation and once as x0."""
+    x, level = torch.tensor([[0.3, -0.2, 0.9]], dtype=torch.float64), Level(0.6, 0.8)
+    own = Readout(0.6, -0.8)
+    positive, same = Prediction(x, C, own), Prediction(x, U, own)
+    other = Prediction(x, same.x0, Readout(0.0, 1.0))
+    q, scale = Query(x, Step(0, 1, 0, level)), torch.full((1, 1), 3.0, dtype=torch.float64)
+    state = State(1).view([0])
+    torch.testing.assert_close(
+        kind(3).delta(q, positive, same, scale, state),
+        kind(3).delta(q, positive, other, scale, state),
+    )
+
+
 def test_cosine():
     assert cosine(C, U).item() == pytest.approx(1 / 9)
 
@@ -89,7 +125,8 @@ def test_rescaled_gap_is_never_longer_than_the_radius(radius):
 
 def test_zero_vectors_give_no_nan():
     zero = torch.zeros(1, 3)
-    for guider in (APG(3), APG(3, rescale=1), CFG(3), CFG(3) | Rescale()):
+    methods = (APG(3), APG(3, rescale=1), CFG(3), CFGZeroStar(3), TCFG(3), MagnitudeAware(3))
+    for guider in (*methods, CFG(3) | Rescale()):
         assert guide(guider, zero, zero)[0].tolist() == [[0, 0, 0]]
     c = zero.clone().requires_grad_()
     guide(APG(3, rescale=1), c, zero)[0].sum().backward()

@@ -13,7 +13,19 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
 )
-from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale, WeakModel, guided
+from guiders import (
+    APG,
+    CFG,
+    TCFG,
+    Adaptive,
+    CFGZeroStar,
+    Interval,
+    Linear,
+    MagnitudeAware,
+    Rescale,
+    WeakModel,
+    guided,
+)
 from guiders.guidance import Denoiser, Query
 from guiders.pipelines.batched import Evaluation
 from guiders.pipelines.swap import restore, swap
@@ -119,6 +131,8 @@ GUIDERS = [
     CFG(Interval(7.5, low=0.5, high=6)),
     APG(Adaptive(7.5, threshold=0.9)),
     CFG(4) + APG(3) | Rescale(0.7),
+    CFGZeroStar(4) + TCFG(3),
+    MagnitudeAware(7.5, alpha=2),
 ]
 
 

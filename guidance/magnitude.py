@@ -1,0 +1,40 @@
+"""Magnitude-aware guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import number
+from .guider import Term
+from .reference import Negative, Reference
+from .state import Rows
+from .types import Prediction, Query, dot, expand, working
+
+
+@dataclass(frozen=True)
+class MagnitudeAware(Term):
+    """CFG with the scale damped where the two predictions differ much, as they do at the start.
+
+    MAMBO-G (arXiv:2508.03442): the scale is ``1 + (scale - 1) * exp(-alpha * |c - u| / |u|)`` with
+    the norms of each image on the network's output.
+
+    Attributes:
+        alpha: how quickly it is damped; the paper's choice is 8.
+    """
+
+    scale: Any = 10.0
+    alpha: float = number(8.0, low=0)
+    reference: Reference = Negative()
+
+    def delta(
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+    ) -> Tensor:
+        c, u = working(positive.output), reference.output_as(positive.readout)
+        tiny = torch.finfo(torch.float64 if c.device.type != "mps" else torch.float32).tiny
+        ratio = (dot(c - u, c - u) / dot(u, u).clamp_min(tiny)).clamp_min(tiny).sqrt()
+        damping = expand(torch.exp(-self.alpha * ratio), c)
+        return positive.readout.gain * (scale - 1) * damping * (c - u)
