@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from .generate import Picture
-from .parse import split
+from .parse import UNGUIDED, split
 
 AXES = ("guider", "prompt", "scale", "seed", "steps")
 CELL = 128  # smaller pictures are enlarged to this
@@ -48,7 +48,7 @@ class Axis:
     def label(self, value: Any) -> str:
         """What stands beside the row or above the column."""
         if self.name in ("prompt", "guider"):
-            return str(value)
+            return "unguided" if (self.name, value) == ("guider", UNGUIDED) else str(value)
         return f"{self.name} {value:g}"
 
 

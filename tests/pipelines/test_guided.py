@@ -524,3 +524,16 @@ def test_a_call_that_fails_is_not_mistaken_for_the_one_before():
         with pytest.raises(ValueError, match="above 1"):
             tiny.run(pipe, guidance_scale=1)
         assert run.nfe == 0
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_denoiser(whole):
+    pipe = tiny.sd("ddim")
+    plain, _ = attached(pipe, CFG(Interval(5, low=0.5)))
+    if whole:
+        pipe.unet = torch.compile(pipe.unet, backend="eager")
+    else:
+        pipe.unet.compile(backend="eager")
+    compiled, run = attached(pipe, CFG(Interval(5, low=0.5)))
+    assert error(compiled, plain) < 1e-6
+    assert run.nfe < 12
