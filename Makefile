@@ -9,8 +9,9 @@ export TRANSFORMERS_VERBOSITY = error
 .PHONY: demo test lint train clean
 
 demo: $(VENV)/ready
-	$(BIN)/guiders grid "red heart, noto style" "grinning face, twemoji style" "rocket, fluent style" \
-	  "red apple" "cat face, noto style" --seed 1 --num-inference-steps 30 --out out/demo.png
+	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
+	  "blue heart, twemoji style" "banana, fluent style" --x "guider=none,cfg,apg,apg+adaptive(0.99)" \
+	  --seed 3 --num-inference-steps 30 --out out/demo.png
 
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest
