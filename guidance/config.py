@@ -58,6 +58,12 @@ class Config:
     runs_code: ClassVar[bool] = False  # does making it from JSON import what the JSON names?
 
     def __init_subclass__(cls) -> None:
+        known = Config.registry.get(cls.__name__)
+        if known is not None and known.__module__ != cls.__module__:
+            raise ValueError(
+                f"class {cls.__name__} of {cls.__module__}: the name belongs to one of "
+                f"{known.__module__}; allowed is another name, by which JSON tells them apart"
+            )
         Config.registry[cls.__name__] = cls
 
     def __post_init__(self) -> None:

@@ -121,6 +121,11 @@ class Denoiser:
             slot.state.begin(step)
             if step.stage == 0 or not slot.scales:
                 slot.scales = slot.term.when.at(step, slot.state)
+                if not isinstance(slot.scales, list) or len(slot.scales) != len(slot.rows):
+                    raise ValueError(
+                        f"{type(slot.term.when).__name__}.at gave {slot.scales!r}; allowed is a "
+                        f"list of {len(slot.rows)} numbers, one for each image"
+                    )
             if slot.active:
                 images = wanted.setdefault(slot.term.reference.branch(), set())
                 images.update(slot.rows[i] for i in slot.active)
@@ -152,6 +157,12 @@ class Denoiser:
                 state = slot.state.view(slot.active)
                 scales = per_image([slot.scales[i] for i in slot.active], working(seen.x))
                 delta = slot.term.delta(seen, p, r, scales, state)
+                if not isinstance(delta, Tensor) or delta.shape != p.output.shape:
+                    what = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
+                    raise ValueError(
+                        f"{type(slot.term).__name__}.delta gave {what}; allowed is a tensor of "
+                        f"shape {tuple(p.output.shape)}"
+                    )
                 slot.term.when.observe(seen, p, r, state)
                 similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
                 agreement = put(agreement, images, similarity)

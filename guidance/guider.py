@@ -28,6 +28,11 @@ class Guider(Config):
         return ()
 
     def __add__(self, other: Guider) -> Sum:
+        if isinstance(other, Scale):
+            name = type(other).__name__
+            raise ValueError(f"a scale belongs inside its method: {type(self).__name__}({name}())")
+        if isinstance(other, Post):
+            raise ValueError(f"what acts on the sum is joined with |: a | {type(other).__name__}()")
         if not isinstance(other, Guider):
             return NotImplemented
         if self.posts or other.posts:

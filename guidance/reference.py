@@ -72,7 +72,9 @@ class WeakModel(Reference):
         return Branch("positive", self.model, self.prediction_type)
 
     def to_dict(self) -> Any:
-        raise reject(self, "model", type(self.model).__name__, "nothing that is stored as JSON")
+        raise ValueError(
+            f"WeakModel: a network ({type(self.model).__name__}) is not stored as JSON"
+        )
 
     def __str__(self) -> str:
         return f"weak {type(self.model).__name__}"

@@ -29,5 +29,5 @@ def load(name: str = "emoji", **options: Any) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
-    options.setdefault("dtype", torch.float32)
+    options["dtype"] = options.pop("torch_dtype", options.get("dtype", torch.float32))
     return DiffusionPipeline.from_pretrained(path(name), local_files_only=True, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -93,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         help="across (default: guider=none,cfg,apg,apg+adaptive, or scale=1,2,4,8 of one guider)",
     )
     grid.add_argument("--y", metavar="AXIS", help="down (default: the prompts)")
-    grid.add_argument("--out", type=Path, default=Path("grid.png"), help="file for the grid")
+    grid.add_argument(
+        "--out", type=Path, help="file for the grid (default: the next free out/grid-N.png)"
+    )
     _settings_options(grid)
     grid.set_defaults(run=_grid)
 
@@ -176,6 +179,8 @@ def _generate(args: argparse.Namespace) -> None:
         for number in range(args.num_images)
     ]
     _warn(jobs, guider)
+    if args.out.suffix.lower() in (".png", ".jpg", ".webp"):
+        raise ValueError(f"out is {str(args.out)!r}; allowed is a folder, pictures are numbered")
     _make_folder(args.out)
     pipe = _pipeline(settings[0], args.device)
     for picture in generate(pipe, jobs, guider, batch_size=args.batch_size):
@@ -200,15 +205,18 @@ def _grid(args: argparse.Namespace) -> None:
         for flag in flags:
             if name in axes and flag in given:
                 raise ValueError(f"{flag} is {given[flag]!r}; allowed without an axis {name}=...")
-    if args.out.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise ValueError(f"out is {str(args.out)!r}; allowed is a .png, .jpg or .webp file")
+    out = args.out or next(
+        path for n in itertools.count() if not (path := Path(f"out/grid-{n}.png")).exists()
+    )
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"out is {str(out)!r}; allowed is a .png file")
 
     cells: dict[tuple[Any, Any], tuple[Settings, Guider]] = {}
     for below in y.values:
         for across in x.values:
             cells[across, below] = _cell(given, prompts, {x.name: across, y.name: below})
     _warn([job for job, _ in cells.values()], *(guider for _, guider in cells.values()))
-    _make_folder(args.out.parent)
+    _make_folder(out.parent)
     pipe = _pipeline(next(iter(cells.values()))[0], args.device)
     pipe.set_progress_bar_config(disable=True)
 
@@ -216,8 +224,9 @@ def _grid(args: argparse.Namespace) -> None:
         job, guider = cells[across, below]
         return next(generate(pipe, [job], guider, quiet=True))
 
-    draw(x, y, cell).save(args.out)
-    print(args.out)
+    text = png.grid_info([dataclasses.asdict(job) for job, _ in cells.values()])
+    draw(x, y, cell).save(out, pnginfo=text)
+    print(out)
 
 
 def _cell(

@@ -89,6 +89,22 @@ class Attachment:
         """What happened at each evaluation of the latest call."""
         return self.last.records
 
+    def __str__(self) -> str:
+        """A table of the latest call, one line for each evaluation."""
+        if not self.calls:
+            return f"{_title(self._guider)}: not called yet"
+        lines = [f"{_title(self._guider)}: {self.nfe:g} evaluations per image"]
+        lines.append(f"{'step':>4} {'sigma':>8}  {'scale':>18}  {'cosine':>9}  evaluations")
+        for record in self.records:
+            shown = sorted({"+".join(f"{s:g}" for s in scales) for scales in record.scales})
+            cosines = [value for value in record.cosine if value == value]
+            cosine = f"{sum(cosines) / len(cosines):.5f}" if cosines else "-"
+            lines.append(
+                f"{record.index:>4} {record.sigma:>8.3f}  {', '.join(shown):>18}  {cosine:>9}  "
+                f"{sum(record.evaluations)} for {len(record.evaluations)}"
+            )
+        return "\n".join(lines)
+
     def attach(self) -> None:
         swap(self._pipe, {"__call__": self._call})
         swap(self._network, {"__call__": self._evaluate})

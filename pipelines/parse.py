@@ -63,7 +63,7 @@ def parse_guider(
     terms: list[tuple[type[Config], dict[str, Any]]] = []
     gates: list[tuple[type[Config], dict[str, Any]]] = []
     posts: list[Post] = []
-    for item in split(text, "+"):
+    for item in split(text.replace("|", "+"), "+"):
         match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", item)
         if not match or match[1].lower() not in known:
             allowed = f"{', '.join(known)}, or {UNGUIDED} alone"

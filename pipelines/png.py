@@ -35,6 +35,13 @@ def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.
     return text
 
 
+def grid_info(cells: list[dict[str, Any]]) -> PngImagePlugin.PngInfo:
+    """The text chunk of a grid: the settings of its cells, row by row, as JSON."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text(f"{KEY}-grid", json.dumps(cells))
+    return text
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """The settings stored in a picture of ours, or those of A1111's text that mean something here.
 

@@ -66,6 +66,11 @@ def clean_image(scheduler: Any, output: Tensor, timestep: Tensor | float, sample
         timestep: the element of ``scheduler.timesteps`` it belongs to.
         sample: what the network saw, (B, ...), that is after ``scale_model_input``.
     """
+    if len(output) != len(sample):
+        raise ValueError(
+            f"sample has {len(sample)} rows and output {len(output)}; allowed are the same rows, "
+            "as the network saw and answered them"
+        )
     return read_level(scheduler, timestep).readout.x0(sample, output)
 
 
@@ -140,6 +145,9 @@ def _index(scheduler: Any, timestep: Tensor | float) -> int:
 
 def _alphas(scheduler: Any, index: int, timestep: float) -> Level:
     """Schedulers that look their level up by timestep."""
+    if not 0 <= timestep < len(scheduler.alphas_cumprod):
+        top = len(scheduler.alphas_cumprod) - 1
+        raise ValueError(f"timestep is {timestep:g}; allowed is a number from 0 to {top}")
     alpha2 = float(scheduler.alphas_cumprod[int(timestep)])
     return Level(math.sqrt(alpha2), math.sqrt(1 - alpha2))
 

@@ -1,6 +1,7 @@
 """What must hold for every guider, on a network of known answers."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from guiders import (
     Linear,
     MagnitudeAware,
     Rescale,
+    Scale,
 )
 from guiders.guidance import POSITIVE, Denoiser, Query, Readout, foresee
 from known import NEGATIVE, Answers, guide, step
@@ -195,3 +197,27 @@ def test_gradients_flow_through_every_guider():
         guide(guider, c, u, times=2)[-1].sum().backward()
         assert c.grad is not None
         assert c.grad.isfinite().all()
+
+
+def test_mistakes_in_a_method_of_ones_own_are_said():
+    @dataclass(frozen=True)
+    class Summed(CFG):
+        def delta(self, q, positive, reference, scale, state):
+            return positive.minus(reference).sum()
+
+    @dataclass(frozen=True)
+    class OneNumber(Scale):
+        def at(self, step, state):
+            return 3.0
+
+    c, u = pictures(2, 0), pictures(2, 1)
+    with pytest.raises(ValueError, match=r"Summed.delta gave \(\); allowed is a tensor of shape"):
+        guide(Summed(3), c, u)
+    with pytest.raises(ValueError, match=r"OneNumber.at gave 3.0; allowed is a list of 2"):
+        guide(CFG(OneNumber()), c, u)
+    with pytest.raises(ValueError, match=r"class CFG of .* allowed is another name"):
+        type("CFG", (CFG,), {"__module__": "elsewhere"})
+    with pytest.raises(ValueError, match="inside its method"):
+        APG(8) + Adaptive(3)
+    with pytest.raises(ValueError, match="joined with"):
+        APG(8) + Rescale()

@@ -134,6 +134,7 @@ def test_a_negative_prompt_without_effect(draw, capsys):
         (["x", "--guider", "none", "--guidance-scale", "8"], ["guidance_scale", "8", "none"]),
         (["x", "--guider", "none", "--guider-arg", "eta=3"], ["guider_arg", "eta=3"]),
         (["x", "--guider", "none", "--adaptive", "0.9"], ["adaptive", "0.9"]),
+        (["x", "--out", "one.png"], ["out", "one.png", "folder"]),
         (["x", "--guider", "none+rescale"], ["'none'", "alone"]),
         (["x", "--guider", "cfg(3)", "--guidance-scale", "8"], ["scale", "twice", "3", "8"]),
         (["x", "--guider-arg", "scale=3", "--guidance-scale", "8"], ["scale", "twice"]),
@@ -230,6 +231,7 @@ def test_axes():
         ("cfg(4)+apg(3)+rescale(0.5)", CFG(4) + APG(3) | Rescale(0.5)),
         ("cfg([3, 4])", CFG([3, 4])),
         ("apg(rescale=none)", APG()),
+        ("cfg(5)|rescale(0.5)", CFG(5) | Rescale(0.5)),
         ("apg(rescale=3)", APG(rescale=3)),
     ],
 )

@@ -417,7 +417,7 @@ def test_a_weak_model_of_another_parameterisation():
 def test_a_weak_model_is_a_network_and_is_not_stored():
     with pytest.raises(ValueError, match="model is 'xs'"):
         WeakModel("xs")
-    with pytest.raises(ValueError, match="nothing that is stored"):
+    with pytest.raises(ValueError, match="not stored as JSON"):
         CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
 
 
@@ -537,3 +537,14 @@ def test_a_compiled_denoiser(whole):
     compiled, run = attached(pipe, CFG(Interval(5, low=0.5)))
     assert error(compiled, plain) < 1e-6
     assert run.nfe < 12
+
+
+def test_a_run_prints_as_a_table():
+    pipe = tiny.sd("ddim")
+    with guided(pipe, CFG(Interval(5, low=0.5)), quiet=True) as run:
+        assert "not called yet" in str(run)
+        tiny.run(pipe)
+    lines = str(run).splitlines()
+    assert len(lines) == 2 + 6
+    assert lines[2].split()[0] == "0"
+    assert "2 for 2" in lines[-1]

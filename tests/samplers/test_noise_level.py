@@ -157,6 +157,11 @@ def test_a_timestep_is_found_wherever_the_scheduler_is():
 
 
 def test_what_cannot_be_read_is_said():
+    ddim = make("DDIMScheduler")
+    with pytest.raises(ValueError, match="timestep is 5000; allowed is a number from 0 to 999"):
+        read_level(ddim, 5000)
+    with pytest.raises(ValueError, match="sample has 4 rows and output 2"):
+        clean_image(ddim, torch.zeros(2, 4, 8, 8), 999, torch.zeros(4, 4, 8, 8))
     scheduler = diffusers.SCMScheduler()
     with pytest.raises(ValueError, match="SCMScheduler; allowed is one of DDIMScheduler"):
         read_level(scheduler, 1)
