@@ -137,9 +137,9 @@ GUIDERS = [
 
 
 @pytest.mark.parametrize("guider", GUIDERS, ids=str)
-@pytest.mark.parametrize("name", ["ddim", "heun", "dpm++"])
-def test_a_batch_is_a_loop(name, guider):
-    pipe = tiny.sd(name, "v_prediction")
+@every_case
+def test_a_batch_is_a_loop(name, kind, guider):
+    pipe = tiny.sd(name, kind)
     together, run = attached(pipe, guider)
     prompts = ["red heart", "blue car"]
     for row in range(2):
@@ -160,8 +160,9 @@ def test_a_batch_is_a_loop(name, guider):
 
 
 @pytest.mark.parametrize("guider", GUIDERS, ids=str)
-def test_a_second_run_is_the_first_in_one_with_and_in_two(guider):
-    pipe = tiny.sd("dpm++")
+@every_case
+def test_a_second_run_is_the_first_in_one_with_and_in_two(name, kind, guider):
+    pipe = tiny.sd(name, kind)
     with guided(pipe, guider, quiet=True) as run:
         first, second = tiny.run(pipe), tiny.run(pipe)
     third, _ = attached(pipe, guider)
