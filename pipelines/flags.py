@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..guidance import Adaptive, Constant, Gate, Guider, Interval, Scale, Sum, Term
+from ..guidance.config import build
 from .parse import UNGUIDED, parse_guider, read_settings
 
 DEFAULT = "cfg"
@@ -82,9 +83,9 @@ def with_gate(guider: Guider, kind: type[Gate], **settings: Any) -> Guider:
     def change(value: Scale) -> Scale:
         if isinstance(value, kind):
             return value.replace(**settings)
-        if has(value):
-            return value.replace(scale=change(value.scale))  # type: ignore[attr-defined]
-        return kind(value, **settings)  # type: ignore[call-arg]
+        if isinstance(value, Gate) and has(value):
+            return value.replace(scale=change(value.scale))
+        return build(kind, {"scale": value, **settings})
 
     return _rescaled(guider, change)
 
