@@ -14,13 +14,22 @@ import numpy as np
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
-def saturation(pictures: Sequence[Any]) -> np.ndarray:
-    """The mean over pixels of HSV's S, ``(max - min) / max`` and 0 for black; (N,) in [0, 1]."""
+WHITE = 0.9  # a pixel is white where none of its channels is below this
+
+
+def saturation(pictures: Sequence[Any], skip_white: bool = False) -> np.ndarray:
+    """The mean over pixels of HSV's S, ``(max - min) / max`` and 0 for black; (N,) in [0, 1].
+
+    Args:
+        pictures: PIL pictures or (H, W, 3) uint8 arrays.
+        skip_white: leave white pixels out: the ground of an icon says nothing about guidance. A
+            picture that is all white counts as 0.
+    """
     values = []
     for picture in pictures:
-        rgb = _pixels(picture)
-        high, low = rgb.max(axis=2), rgb.min(axis=2)
-        values.append(np.mean((high - low) / np.maximum(high, 1e-12)))
+        rgb = _pixels(picture, skip_white)
+        high, low = rgb.max(axis=1, initial=0), rgb.min(axis=1, initial=1)
+        values.append(_mean((high - low) / np.maximum(high, 1e-12)))
     return np.array(values)
 
 
@@ -29,17 +38,27 @@ def contrast(pictures: Sequence[Any]) -> np.ndarray:
     return np.array([np.std(_pixels(picture) @ LUMA) for picture in pictures])
 
 
-def clipped(pictures: Sequence[Any]) -> np.ndarray:
-    """The share of channel values at most 1 or at least 254 of 255; (N,) in [0, 1]."""
-    values = [_pixels(picture) * 255 for picture in pictures]
-    return np.array([np.mean((value < 1.5) | (value > 253.5)) for value in values])
+def clipped(pictures: Sequence[Any], skip_white: bool = False) -> np.ndarray:
+    """The share of channel values at most 1 or at least 254 of 255; (N,) in [0, 1].
+
+    Args:
+        pictures: PIL pictures or (H, W, 3) uint8 arrays.
+        skip_white: leave white pixels out, as in ``saturation``.
+    """
+    values = [_pixels(picture, skip_white) * 255 for picture in pictures]
+    return np.array([_mean((value < 1.5) | (value > 253.5)) for value in values])
 
 
-def _pixels(picture: Any) -> np.ndarray:
-    """A PIL picture or an (H, W, 3) uint8 array, as numbers in [0, 1]."""
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _pixels(picture: Any, skip_white: bool = False) -> np.ndarray:
+    """(pixels, 3) numbers in [0, 1] of a PIL picture or an (H, W, 3) uint8 array."""
     array = np.asarray(picture)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(
             f"picture has shape {array.shape} and type {array.dtype}; allowed is (H, W, 3) uint8"
         )
-    return array / 255
+    rgb = array.reshape(-1, 3) / 255
+    return rgb[rgb.min(axis=1) < WHITE] if skip_white else rgb

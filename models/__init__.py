@@ -1,15 +1,29 @@
-"""The models that ship with the library, in the standard Diffusers format."""
+"""The models that ship with the library, in the standard formats of Diffusers and Transformers."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
-NAMES = {"emoji": "text to image, 32 x 32 pixels, emoji in six styles"}
+NAMES = {
+    "emoji": "text to image, 32 x 32 pixels, emoji in six styles: a StableDiffusionPipeline",
+    "emoji-weak": "a smaller, less trained UNet for the same pipeline, for autoguidance",
+    "emoji-clip": "image-text model for features, scores and rewards: a CLIPModel",
+    "emoji-judge": "a second image-text model, for published figures alone",
+    "emoji-classifier": "the nine categories, calibrated",
+}
+_CLASSES = {
+    "emoji": "diffusers.DiffusionPipeline",
+    "emoji-weak": "diffusers.UNet2DConditionModel",
+    "emoji-clip": "transformers.CLIPModel",
+    "emoji-judge": "transformers.VisionTextDualEncoderModel",
+    "emoji-classifier": "transformers.AutoModelForImageClassification",
+}
 
 
 def path(name: str = "emoji") -> Path:
-    """The folder of a shipped model, which any ``from_pretrained`` of Diffusers loads.
+    """The folder of a shipped model, which any ``from_pretrained`` of its class loads.
 
     Raises:
         ValueError: there is no such model.
@@ -19,15 +33,40 @@ def path(name: str = "emoji") -> Path:
     return Path(__file__).parent / name
 
 
+def statistics(network: str = "emoji-clip", of: str = "train") -> Path:
+    """The npz with the features' ``mu`` and ``sigma`` over the pictures of the data.
+
+    Args:
+        network: whose features, ``emoji-clip`` (with ``features`` of each picture) or
+            ``emoji-judge``.
+        of: ``train`` or ``held-out``, the pictures that no model was trained on.
+
+    Raises:
+        ValueError: there are no such statistics.
+    """
+    found = Path(__file__).parent / "emoji-statistics" / f"{network}-{of}.npz"
+    if not found.is_file():
+        known = ", ".join(sorted(p.stem for p in found.parent.glob("*.npz")))
+        raise ValueError(f"statistics are {network}-{of!s}; allowed is one of {known}")
+    return found
+
+
 def load(name: str = "emoji", **options: Any) -> Any:
-    """A shipped model as a Diffusers pipeline.
+    """A shipped model, from the disk alone.
 
     Args:
         name: one of ``NAMES``.
         options: passed on to ``from_pretrained``, such as ``dtype`` (float32 by default).
+
+    Returns:
+        A Diffusers pipeline for ``emoji``; a network in evaluation mode for the others.
     """
     import torch
-    from diffusers import DiffusionPipeline
 
+    folder = path(name)
+    library, kind = _CLASSES[name].split(".")
     options["dtype"] = options.pop("torch_dtype", options.get("dtype", torch.float32))
-    return DiffusionPipeline.from_pretrained(path(name), local_files_only=True, **options)
+    loaded = getattr(importlib.import_module(library), kind).from_pretrained(
+        folder, local_files_only=True, **options
+    )
+    return loaded.eval() if isinstance(loaded, torch.nn.Module) else loaded

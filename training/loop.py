@@ -54,9 +54,11 @@ class Loop:
         self.args, self.warmup = args, warmup
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
         self.device = self.accelerator.device
+        if self.device.type == "cpu":  # its fused attention spends a third of a step going back
+            torch.backends.cuda.enable_flash_sdp(False)
         self.raw = objective.to(self.device)
         slow = list(slow)  # in order: a checkpoint knows the parameters by their numbers
-        fast = [p for p in objective.parameters() if all(p is not q for q in slow)]
+        fast = [p for p in self.parameters() if all(p is not q for q in slow)]
         groups: list[dict] = [{"params": fast}]
         self.rates = [args.lr]
         if slow:
@@ -70,7 +72,7 @@ class Loop:
         self.accelerator.register_for_checkpointing(self, self.ema)
 
     def parameters(self) -> list[nn.Parameter]:
-        return list(self.raw.parameters())
+        return [p for p in self.raw.parameters() if p.requires_grad]
 
     def state_dict(self) -> dict:
         return {"step": self.step, "best": self.best}

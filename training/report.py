@@ -1,35 +1,40 @@
-"""Measure a trained emoji pipeline: the figures and the contact sheet of its model card.
+"""Measure the emoji family: every figure of the model cards, and the contact sheet.
 
-Needs the pictures (``data.py``). Colour figures are those of ``guiders.evals``, at the same prompts
-and seeds for every scale, with the spread of a bootstrap over pictures.
+Needs the pictures (``data.py``). Quality is judged by ``emoji-judge``, which nothing was trained or
+selected with, and the Frechet distance by emoji-CLIP too. The pictures of two guiders share prompts
+and seeds, and intervals are 95 % bootstraps over pictures (or captions, where a caption is drawn
+several times). Parts are kept in ``report.json`` one by one: name those to measure again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from data import Emoji
-from guiders import APG, CFG, Adaptive, Guider, guided
-from guiders.evals import clipped, contrast, saturation
-from guiders.pipelines.generate import load_pipeline
+from guiders import APG, CFG, Adaptive, Guider, WeakModel, guided, models
+from guiders.evals import (
+    Estimate,
+    Moments,
+    bootstrap,
+    clipped,
+    contrast,
+    frechet_distance,
+    image_features,
+    saturation,
+    text_features,
+)
 from guiders.pipelines.grid import layout
+from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
-GUIDERS = {
-    "unguided": CFG(1),
-    "CFG 2": CFG(2),
-    "CFG 4": CFG(4),
-    "CFG 8": CFG(8),
-    "CFG 12": CFG(12),
-    "APG 8": APG(8),
-    "APG 12": APG(12),
-    "CFG 4 + Adaptive": CFG(Adaptive(4)),
-}
-FIGURES = {"saturation": saturation, "contrast": contrast, "clipped": clipped}
 SHEET = [
     "red heart", "grinning face", "rocket", "red apple", "cat face", "umbrella", "sun", "pizza",
     "soccer ball", "dog face", "key", "airplane", "clown face", "banana", "crown", "octopus",
@@ -37,88 +42,258 @@ SHEET = [
 STYLES = ["noto", "twemoji", "fluent", "emojione"]
 
 
-def draw(pipe, guider: Guider, prompts: list[str], steps: int) -> tuple[list, float]:
-    """One picture of each prompt, seeds counting up, and the mean evaluations of a picture."""
-    pictures, spent = [], 0
-    for start in range(0, len(prompts), 32):
-        batch = prompts[start : start + 32]
-        seeds = range(start, start + len(batch))
-        with guided(pipe, guider, quiet=True) as run:
-            pictures += pipe(
-                batch, num_inference_steps=steps,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            ).images  # fmt: skip
-        spent += sum(run.last.evaluations)
-    return pictures, spent / len(prompts)
+class Family:
+    """The models and the pictures, loaded once."""
+
+    def __init__(self, data: Path) -> None:
+        self.emoji = Emoji.load(data)
+        self.held_out = self.emoji.held_out()
+        self.pipe = models.load("emoji")
+        self.pipe.set_progress_bar_config(disable=True)
+        self.judge, self.clip = models.load("emoji-judge"), models.load("emoji-clip")
+
+    def draw(
+        self, guider: Guider, prompts: list[str], steps: int, seeds: list[int] | None = None
+    ) -> tuple[list, float]:
+        """One picture of each prompt and the mean evaluations of a picture."""
+        seeds = list(range(len(prompts))) if seeds is None else seeds
+        pictures, spent = [], 0
+        for start in tqdm(range(0, len(prompts), 32), desc=str(guider), leave=False):
+            rows = slice(start, start + 32)
+            with guided(self.pipe, guider, quiet=True) as run:
+                pictures += self.pipe(
+                    prompts[rows], num_inference_steps=steps,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[rows]],
+                ).images  # fmt: skip
+            spent += sum(run.last.evaluations)
+        return pictures, spent / len(prompts)
+
+    def judged(self, pictures: Any) -> Tensor:
+        """(N, D) unit features of pictures."""
+        return normalize(image_features(self.judge, pictures), dim=1)
+
+    def read(self, texts: list[str]) -> Tensor:
+        """(N, D) unit features of texts."""
+        return normalize(text_features(self.judge, self.pipe.tokenizer, texts), dim=1)
+
+    def choose(self, held_out: bool, count: int) -> np.ndarray:
+        """Rows of ``count`` pictures at random with different names."""
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(self.held_out == held_out))
+        first = {self.emoji.names[row]: row for row in rows[::-1]}
+        return np.array(list(first.values()))[:count]
 
 
-def spread(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and the 95 % bootstrap interval over pictures."""
-    rows = np.random.default_rng(seed).integers(len(values), size=(2000, len(values)))
-    low, high = np.percentile(values[rows].mean(axis=1), [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+def colour(family: Family) -> dict:
+    """Saturation, contrast and clipping over the scales, at training captions."""
+    rows = family.choose(held_out=False, count=256)
+    prompts = [family.emoji.caption(i) for i in rows]
+    guiders = [
+        CFG(1), CFG(2), CFG(4), CFG(8), CFG(12), APG(8), APG(12), CFG(Adaptive(4)),
+    ]  # fmt: skip
+
+    def figures(pictures: Any) -> dict[str, np.ndarray]:
+        return {
+            "saturation": saturation(pictures),
+            "saturation of ink": saturation(pictures, skip_white=True),
+            "contrast": contrast(pictures),
+            "clipped": clipped(pictures),
+            "clipped of ink": clipped(pictures, skip_white=True),
+        }
+
+    table, values = {}, {}
+    for guider in [None, *guiders]:
+        name = str(guider) if guider else "real pictures"
+        if guider:
+            pictures, evaluations = family.draw(guider, prompts, 20)
+        else:
+            pictures, evaluations = family.emoji.images[rows], 0.0
+        values[name] = figures(pictures)
+        table[name] = {key: bootstrap(value) for key, value in values[name].items()}
+        table[name]["evaluations"] = evaluations
+    low, high = values[str(CFG(1))], values[str(CFG(8))]
+    rise = {key: bootstrap(high[key] - low[key]) for key in low}
+    return {"pictures": len(rows), "steps": 20, "table": table, "CFG 8 minus unguided": rise}
+
+
+def retrieval(family: Family) -> dict:
+    """Does the judge find the right name among 500, and is a picture of an unseen pair a copy?"""
+    result: dict[str, Any] = {}
+    seen = family.judged(family.emoji.images[~family.held_out])
+    for held_out in (False, True):
+        rows = family.choose(held_out, 500)
+        names = family.read([family.emoji.names[i] for i in rows])
+        real = family.judged(family.emoji.images[rows])
+        pictures, _ = family.draw(CFG(4), [family.emoji.caption(i) for i in rows], 30)
+        made = family.judged(pictures)
+        part = {}
+        for label, features in (("drawn", made), ("real", real)):
+            scores = features @ names.T
+            rank = (scores > scores.diagonal()[:, None]).sum(dim=1).numpy()
+            part[label] = {f"top {k}": bootstrap(rank < k) for k in (1, 5)}
+        if held_out:
+            new = (made * real).sum(dim=1) > (made @ seen.T).max(dim=1).values
+            part["nearer to the unseen target than to any training picture"] = bootstrap(
+                new.numpy()
+            )
+        result["held-out pairs" if held_out else "training captions"] = part
+    return {"captions": 500, "steps": 30, "guider": str(CFG(4)), **result}
+
+
+def guidance(family: Family, seeds: int = 8) -> dict:
+    """Diversity and alignment of captions that leave room, over the scales."""
+    names = [family.emoji.names[i] for i in family.choose(held_out=False, count=39)]
+    captions = names + sorted(set(filter(None, family.emoji.categories)))
+    texts = family.read(captions)
+    prompts = [caption for caption in captions for _ in range(seeds)]
+    values = {}
+    for scale in (1, 2, 4, 8):
+        pictures, _ = family.draw(CFG(scale), prompts, 20)
+        features = family.judged(pictures).view(len(captions), seeds, -1)
+        pairs = (features @ features.mT).sum(dim=(1, 2)) - seeds
+        values[scale] = {
+            "diversity": (1 - pairs / (seeds * (seeds - 1))).numpy(),
+            "alignment": torch.einsum("csd,cd->c", features, texts).div(seeds).numpy(),
+        }
+    return {
+        "captions": f"{len(names)} names and {len(captions) - len(names)} categories",
+        "seeds": seeds,
+        "steps": 20,
+        "table": {
+            f"CFG {scale}": {key: bootstrap(value) for key, value in row.items()}
+            for scale, row in values.items()
+        },
+        "CFG 8 minus unguided": {
+            key: bootstrap(values[8][key] - values[1][key]) for key in ("diversity", "alignment")
+        },
+    }  # fmt: skip
+
+
+def frechet(family: Family, count: int = 2048) -> dict:
+    """Frechet distances to the training pictures, over CFG's scales and autoguidance's."""
+    generator = np.random.default_rng(0)
+    rows = generator.choice(np.flatnonzero(~family.held_out), count, replace=False)
+    prompts = [family.emoji.caption(i) for i in rows]
+    weak = WeakModel(models.load("emoji-weak"))
+    guiders = {
+        **{("unguided" if s == 1 else f"CFG {s}"): CFG(s) for s in (1, 2, 4, 8, 12)},
+        **{f"autoguidance {s}": CFG(s, reference=weak) for s in (1.5, 2, 3)},
+    }
+    networks = {"emoji-clip": family.clip, "emoji-judge": family.judge}
+    reference = {name: Moments.load(models.statistics(name)) for name in networks}
+
+    def distances(pictures: Any) -> dict[str, Estimate]:
+        result = {}
+        for name, network in networks.items():
+            features = image_features(network, pictures).numpy()
+
+            def distance(x: np.ndarray, name: str = name) -> float:
+                return frechet_distance(Moments.of(x), reference[name])
+
+            result[name] = bootstrap(features, distance, samples=200)
+        return result
+
+    table = {"held-out real pictures": distances(family.emoji.images[family.held_out])}
+    for name, guider in guiders.items():
+        table[name] = distances(family.draw(guider, prompts, 20)[0])
+        print(name, *(f"{k} {v}" for k, v in table[name].items()), sep="  ", flush=True)
+    return {
+        "pictures": count, "steps": 20, "held-out pictures": int(family.held_out.sum()),
+        "table": table,
+    }  # fmt: skip
 
 
 @torch.no_grad()
-def reconstruction(pipe, emoji: Emoji) -> float:
-    """The mean L1 error of the autoencoder on held-out pictures, in [-1, 1]."""
-    target = emoji.pixels()[emoji.held_out()]
-    output = torch.cat([pipe.vae(x).sample for x in target.split(128)])
-    return (output - target).abs().mean().item()
+def networks(family: Family) -> dict:
+    """The judges on real pictures, the classifier and the autoencoder."""
+    emoji, classifier = family.emoji, models.load("emoji-classifier")
+    labels = classifier.config.label2id
+    rows = np.array([i for i in np.flatnonzero(family.held_out) if emoji.categories[i]])
+    pictures = emoji.pixels()
+    parts = [classifier(x).logits.softmax(dim=1) for x in pictures[rows].split(256)]
+    confidence, guess = torch.cat(parts).max(dim=1)
+    right = (guess == torch.tensor([labels[emoji.categories[i]] for i in rows])).float()
+    bins = (confidence * 10).long().clamp(max=9)
+    error = sum(
+        abs((right - confidence)[bins == b].sum().item()) for b in range(10)
+    ) / len(rows)  # fmt: skip
+    target = pictures[family.held_out]
+    output = torch.cat([family.pipe.vae(x).sample for x in target.split(128)])
+    result = {
+        "classifier": {
+            "held-out accuracy": bootstrap(right.numpy()),
+            "expected calibration error": error,
+            "temperature": classifier.config.calibration_temperature,
+        },
+        "autoencoder, L1 on held-out pictures": (output - target).abs().mean().item(),
+    }
+    chosen = family.choose(held_out=True, count=500)
+    for name in ("emoji-clip", "emoji-judge"):
+        model = models.load(name)
+        tokens = family.pipe.tokenizer
+        images = normalize(image_features(model, emoji.images[chosen]), dim=1)
+        texts = normalize(text_features(model, tokens, [emoji.names[i] for i in chosen]), dim=1)
+        scores = images @ texts.T
+        rank = (scores > scores.diagonal()[:, None]).sum(dim=1).numpy()
+        words = normalize(text_features(model, tokens, list(labels)), dim=1)
+        every = normalize(image_features(model, emoji.images[rows]), dim=1)
+        zero_shot = (every @ words.T).argmax(dim=1).numpy()
+        truth = np.array([list(labels).index(emoji.categories[i]) for i in rows])
+        result[name] = {
+            "right name of 500 held-out pairs, top 1": bootstrap(rank < 1),
+            "right name of 500 held-out pairs, top 5": bootstrap(rank < 5),
+            "category of held-out pictures by its word": bootstrap(zero_shot == truth),
+        }
+    return result
 
 
-def rows_of(left: list, right: list) -> list[list]:
-    """Rows of the styles of one name, with those of another beside them."""
-    n = len(STYLES)
-    return [left[i : i + n] + right[i : i + n] for i in range(0, len(left), n)]
+def speed(family: Family) -> dict:
+    """Four pictures of 30 steps at CFG 4, on the machine at hand."""
+    family.draw(CFG(4), ["red heart"] * 4, 2)
+    started = time.monotonic()
+    family.draw(CFG(4), ["red heart"] * 4, 30)
+    return {"seconds": time.monotonic() - started, "threads": torch.get_num_threads()}
+
+
+def sheet(family: Family, out: Path) -> None:
+    """Sixty-four prompts at CFG 4 and 30 steps, seeds 0 to 63."""
+    captions = [f"{name}, {style} style" for name in SHEET for style in STYLES]
+    pictures, _ = family.draw(CFG(4), captions, 30)
+    held = {family.emoji.caption(i) for i in np.flatnonzero(family.held_out)}
+    notes = ["held out" if caption in held else "" for caption in captions]
+    half, n = len(captions) // 2, len(STYLES)  # two names in a row
+
+    def rows_of(cells: list) -> list[list]:
+        return [cells[i : i + n] + cells[half + i : half + i + n] for i in range(0, half, n)]
+
+    labels = [f"{SHEET[i]} / {SHEET[i + len(SHEET) // 2]}" for i in range(len(SHEET) // 2)]
+    layout(rows_of(pictures), rows_of(notes), STYLES * 2, labels).save(
+        out / "contact-sheet.png", optimize=True
+    )
+
+
+PARTS: dict[str, Callable[[Family], dict]] = {
+    "networks": networks, "speed": speed, "colour": colour, "retrieval": retrieval,
+    "guidance": guidance, "frechet": frechet,
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="emoji")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, sheet; all by default")
     parser.add_argument("--data", type=Path, default=Path("build/emoji.npz"))
-    parser.add_argument("--pictures", type=int, default=256, help="for the colour figures")
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("build/report"))
     args = parser.parse_args()
-    emoji = Emoji.load(args.data)
-    pipe = load_pipeline(args.model)
-    pipe.set_progress_bar_config(disable=True)
+    family = Family(args.data)
     args.out.mkdir(parents=True, exist_ok=True)
-
-    train = np.flatnonzero(~emoji.held_out())
-    chosen = np.random.default_rng(0).choice(train, args.pictures, replace=False)
-    prompts = [emoji.caption(i) for i in chosen]
-    rows = {"real pictures": {n: spread(f(emoji.images[chosen])) for n, f in FIGURES.items()}}
-    for name, guider in tqdm(GUIDERS.items(), desc="colour"):
-        pictures, evaluations = draw(pipe, guider, prompts, args.steps)
-        rows[name] = {n: spread(f(pictures)) for n, f in FIGURES.items()}
-        rows[name]["evaluations"] = evaluations
-    report = {
-        "pictures": args.pictures,
-        "steps": args.steps,
-        "reconstruction_l1": reconstruction(pipe, emoji),
-        "rows": rows,
-    }
-    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(f"| | {' | '.join(FIGURES)} | evaluations |\n|---|{'---|' * (len(FIGURES) + 1)}")
-    for name, row in rows.items():
-        cells = [f"{row[n][0]:.3f} ({row[n][1]:.3f} to {row[n][2]:.3f})" for n in FIGURES]
-        print(f"| {name} | {' | '.join(cells)} | {row.get('evaluations', 0):.1f} |")
-    print(f"autoencoder, L1 on held-out pictures: {report['reconstruction_l1']:.4f}")
-
-    captions = [f"{name}, {style} style" for name in SHEET for style in STYLES]
-    pictures, _ = draw(pipe, CFG(4), captions, 30)
-    held = {emoji.caption(i) for i in np.flatnonzero(emoji.held_out())}
-    notes = ["held out" if caption in held else "" for caption in captions]
-    half = len(captions) // 2  # two names in a row
-    sheet = layout(
-        rows_of(pictures[:half], pictures[half:]),
-        rows_of(notes[:half], notes[half:]),
-        STYLES * 2,
-        [f"{SHEET[i]} / {SHEET[i + len(SHEET) // 2]}" for i in range(len(SHEET) // 2)],
-    )
-    sheet.save(args.out / "contact-sheet.png", optimize=True)
+    file = args.out / "report.json"
+    report = json.loads(file.read_text()) if file.exists() else {}
+    for name in args.parts or [*PARTS, "sheet"]:
+        if name == "sheet":
+            sheet(family, args.out)
+            continue
+        report[name] = PARTS[name](family)
+        file.write_text(json.dumps(report, indent=1) + "\n")
+        print(json.dumps({name: report[name]}, indent=1), flush=True)
 
 
 if __name__ == "__main__":

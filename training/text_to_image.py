@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from data import CAPTION_SHARES, Emoji, captions
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -97,15 +96,53 @@ class Objective(nn.Module):
         return error * (snr + 1).clamp(max=5) / (snr + 1)
 
 
+class Pairs:
+    """Latents and captions of every picture: batches to train on and a loss to select by."""
+
+    def __init__(
+        self, emoji: Emoji, vae: AutoencoderKL, tokenizer: CLIPTokenizer, batch_size: int
+    ) -> None:
+        device = vae.device
+        with torch.no_grad():
+            parts = [vae.encode(x.to(device)).latent_dist.mean for x in emoji.pixels().split(256)]
+        self.latents = torch.cat(parts)
+        rows = zip(emoji.names, emoji.styles, emoji.categories, strict=True)
+        texts = [text for row in rows for text in captions(*row)]
+        ids = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=CAPTION_LENGTH,
+            return_tensors="pt",
+        ).input_ids  # fmt: skip
+        self.ids = ids.view(len(emoji), len(CAPTION_SHARES), CAPTION_LENGTH).to(device)
+        self.held_out = torch.from_numpy(emoji.held_out())
+        self.shares = torch.tensor(list(CAPTION_SHARES.values()))
+        self.stream = batches((~self.held_out).nonzero().flatten(), batch_size)
+
+    def draw(self) -> tuple[Tensor, ...]:
+        """A batch for ``Objective``."""
+        rows = next(self.stream)
+        kind = torch.multinomial(self.shares, len(rows), replacement=True)
+        x0 = self.latents[rows]
+        t = torch.randint(0, 1000, (len(rows),), device=x0.device)
+        return x0, self.ids[rows, kind], t, torch.randn_like(x0)
+
+    def validate(self, loop: Loop) -> float:
+        """The loss of the full captions of the held-out pairs, at fixed noise levels and noise."""
+        x0, words = self.latents[self.held_out], self.ids[self.held_out, 0]
+        t = torch.arange(len(x0)).mul(617).remainder(1000).to(x0.device)
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)).to(x0.device)
+        with loop.accelerator.autocast():
+            parts = zip(*(a.split(256) for a in (x0, words, t, noise)), strict=True)
+            return torch.cat([loop.raw(*part) for part in parts]).mean().item()
+
+
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], steps=9000, batch_size=64, lr=1e-3)
+    parser = arguments(__doc__.splitlines()[0], steps=9000, batch_size=128, lr=1e-3)
     parser.add_argument("--vae", type=Path, required=True, help="folder written by vae.py")
     parser.add_argument("--channels", type=int, nargs=2, default=(96, 192))
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--init", type=Path, help="a pipeline folder to start from (EMA weights)")
     args = parser.parse_args()
     emoji = Emoji.load(args.data)
-    held_out = torch.from_numpy(emoji.held_out())
     torch.manual_seed(args.seed)
     if args.init:
         start = StableDiffusionPipeline.from_pretrained(args.init, dtype=torch.float32)
@@ -115,34 +152,8 @@ def main() -> None:
         text_encoder = build_text_encoder(tokenizer)
         unet = build_unet(tuple(args.channels), args.dropout)
     loop = Loop(args, Objective(unet, text_encoder), slow=text_encoder.parameters())
-
     vae = AutoencoderKL.from_pretrained(args.vae).to(loop.device).eval()
-    with torch.no_grad():
-        parts = [vae.encode(x.to(loop.device)).latent_dist.mean for x in emoji.pixels().split(256)]
-    latents = torch.cat(parts)
-    texts = [captions(*e) for e in zip(emoji.names, emoji.styles, emoji.categories, strict=True)]
-    ids = tokenizer(
-        [text for row in texts for text in row], padding="max_length", truncation=True,
-        max_length=CAPTION_LENGTH, return_tensors="pt",
-    ).input_ids.view(len(emoji), len(CAPTION_SHARES), CAPTION_LENGTH).to(loop.device)  # fmt: skip
-    shares = torch.tensor(list(CAPTION_SHARES.values()))
-    stream = batches((~held_out).nonzero().flatten(), args.batch_size)
-
-    def draw() -> tuple[Tensor, ...]:
-        rows = next(stream)
-        kind = torch.multinomial(shares, len(rows), replacement=True)
-        t = torch.randint(0, 1000, (len(rows),), device=loop.device)
-        return latents[rows], ids[rows, kind], t, torch.randn_like(latents[rows])
-
-    def validate() -> float:
-        """The loss of the full captions of the held-out pairs, at fixed noise levels and noise."""
-        generator = torch.Generator().manual_seed(1)
-        x0, words = latents[held_out], ids[held_out, 0]
-        t = torch.arange(len(x0)).mul(617).remainder(1000).to(loop.device)
-        noise = torch.randn(x0.shape, generator=generator).to(loop.device)
-        with loop.accelerator.autocast():
-            parts = zip(*(a.split(256) for a in (x0, words, t, noise)), strict=True)
-            return torch.cat([loop.raw(*part) for part in parts]).mean().item()
+    pairs = Pairs(emoji, vae, tokenizer, args.batch_size)
 
     def save() -> None:
         pipe = StableDiffusionPipeline(
@@ -152,11 +163,13 @@ def main() -> None:
         )  # fmt: skip
         folder = args.out / "pipeline"
         pipe.save_pretrained(folder)
-        names = {word for row in texts for text in row for word in text.replace(",", "").split()}
-        (folder / "words.txt").write_text("\n".join(sorted(names)) + "\n")
+        rows = zip(emoji.names, emoji.styles, emoji.categories, strict=True)
+        texts = [text for row in rows for text in captions(*row)]
+        words = {word for text in texts for word in text.replace(",", "").split()}
+        (folder / "words.txt").write_text("\n".join(sorted(words)) + "\n")
 
-    loop.run(draw, validate, save)
-    loop.accelerator.print(f"trained on {int(np.sum(~emoji.held_out()))} pictures")
+    loop.run(pairs.draw, lambda: pairs.validate(loop), save)
+    loop.accelerator.print(f"trained on {int((~pairs.held_out).sum())} pictures")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""Features of pictures and texts, from any image-text model of Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_tensor(pictures: Sequence[Any]) -> Tensor:
+    """PIL pictures or (H, W, 3) uint8 arrays of one size, as (N, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: a picture is of another shape or type.
+    """
+    arrays = [np.asarray(picture) for picture in pictures]
+    for index, array in enumerate(arrays):
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise ValueError(
+                f"picture {index} has shape {array.shape} and type {array.dtype}; "
+                "allowed is (H, W, 3) uint8"
+            )
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"picture {index} has shape {array.shape}, picture 0 {arrays[0].shape}; "
+                "allowed is one size"
+            )
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def image_features(model: Any, pictures: Sequence[Any], batch_size: int = 256) -> Tensor:
+    """(N, D) projected features, before any normalisation, of pictures of the model's size."""
+    device = next(model.parameters()).device
+    return torch.cat(
+        [
+            model.get_image_features(pixel_values=to_tensor(part).to(device)).pooler_output.cpu()
+            for part in _chunks(pictures, batch_size)
+        ]
+    )
+
+
+@torch.no_grad()
+def text_features(
+    model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 256
+) -> Tensor:
+    """(N, D) projected features, before any normalisation."""
+    device = next(model.parameters()).device
+    parts = []
+    for part in _chunks(texts, batch_size):
+        tokens = tokenizer(
+            list(part), padding="max_length", truncation=True,
+            max_length=tokenizer.model_max_length, return_tensors="pt",
+        ).to(device)  # fmt: skip
+        features = model.get_text_features(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        )
+        parts.append(features.pooler_output.cpu())
+    return torch.cat(parts)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
