@@ -140,7 +140,16 @@ class Denoiser:
             network: see ``Network``.
         """
         requests = self.plan(q.step)
-        answers = network(q, requests)
+        return self.combine(q, requests, network(q, requests))
+
+    def combine(self, q: Query, requests: Requests, answers: Mapping[Branch, Prediction]) -> Guided:
+        """What is left to do where the answers to a step's plan came one by one.
+
+        Args:
+            q: as for a call.
+            requests: what ``plan`` gave, or more.
+            answers: for each branch of ``requests``, the prediction of its images.
+        """
         positive = answers[POSITIVE]
         agreement = torch.full((self.batch,), math.nan, device=q.x.device)
         output = positive.output

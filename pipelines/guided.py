@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,16 +15,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import Branch, Denoiser, Guider, Query, Record, Step, foresee
-from ..samplers import is_supported, read_level, readout_at, steps_ahead
-from .batched import Evaluation
+from ..guidance import Guider, Record, Step, foresee
+from ..samplers import is_supported, read_level, steps_ahead
+from .cache import needs_every_row
+from .form import Form, form_of
+from .inputs import Inputs
+from .run import NEGATIVE, Run
 from .swap import is_swapped, restore, swap
 
-# Pipelines of one doubled forward, [negative, positive]: the class and its denoiser's attribute.
-BATCHED = {
-    "StableDiffusionPipeline": "unet",
-    "StableDiffusionXLPipeline": "unet",
-}
+DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
 
 
 @dataclass
@@ -62,11 +62,13 @@ class Attachment:
     def __init__(self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool) -> None:
         self.calls: list[Call] = []
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
-        self._network, self._scheduler = _denoiser(pipe), pipe.scheduler
-        self._denoiser: Denoiser | None = None
-        self._running = self._doubled = False
-        self._count = 0
-        self._said = ""
+        self._form: Form | None = form_of(pipe)
+        self._parts = parts_of(pipe)
+        self._run: Run | None = None
+        self._asked: dict[str, Any] = {}
+        self._latents: torch.Size | None = None
+        self._running = False
+        self._said: set[str] = set()
 
     @property
     def last(self) -> Call:
@@ -106,103 +108,211 @@ class Attachment:
         return "\n".join(lines)
 
     def attach(self) -> None:
-        swap(self._pipe, {"__call__": self._call})
-        swap(self._network, {"__call__": self._evaluate})
-        swap(self._scheduler, {"set_timesteps": self._begin, "step": self._commit})
+        methods = {"__call__": self._call}
+        if hasattr(self._pipe, "prepare_latents"):
+            methods["prepare_latents"] = self._prepare
+        swap(self._pipe, methods)
+        for name, part in self._parts.items():
+            if name == "scheduler":
+                swap(part, {"set_timesteps": self._begin, "step": self._commit})
+            elif name == "controlnet":
+                swap(part, {"__call__": self._control})
+            else:
+                swap(part, {"__call__": self._evaluate})
 
     def detach(self) -> None:
-        for target in (self._pipe, self._network, self._scheduler):
+        for target in (self._pipe, *self._parts.values()):
             restore(target)
 
     def _call(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's ``__call__``: only what happens within is guided."""
-        for part, there in ((self._network, _denoiser(pipe)), (self._scheduler, pipe.scheduler)):
-            if part is not there:
+        there = parts_of(pipe)
+        for name, part in self._parts.items():
+            if there.get(name) is not part:
                 raise RuntimeError(
                     f"the {type(part).__name__} of {self._name} was replaced inside "
                     "`with guided(...)`; allowed before it"
                 )
+        try:
+            bound = inspect.signature(original).bind(pipe, *args, **kwargs)
+            bound.apply_defaults()
+            self._asked = bound.arguments
+        except TypeError:
+            self._asked = {}  # the pipeline says what is wrong
         self.calls.append(Call())
-        self._running = True
+        self._running, self._latents = True, None
         try:
             return original(pipe, *args, **kwargs)
         finally:
-            self._running, self._denoiser = False, None
+            self._running, self._run = False, None
+
+    def _prepare(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's ``prepare_latents``: how many images of what shape."""
+        result = original(pipe, *args, **kwargs)
+        latents = result[0] if isinstance(result, (tuple, list)) else result
+        if isinstance(latents, Tensor):
+            self._latents = latents.shape
+        return result
 
     def _begin(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's ``set_timesteps``: a new run, with fresh memory."""
         if self._running:
-            self._denoiser, self._count = None, 0
+            self._run = None
         return original(scheduler, *args, **kwargs)
 
     def _commit(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's ``step``: the evaluation is over."""
-        self._count += self._running
+        if self._running and self._run is not None:
+            if args:
+                args = (self._run.commit(args[0]), *args[1:])
+            else:
+                kwargs["model_output"] = self._run.commit(kwargs["model_output"])
+            self._form = self._run.form
         return original(scheduler, *args, **kwargs)
 
     def _evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The denoiser's ``__call__``: the guided prediction in place of the network's."""
+        run, inputs = self._inside(network, args, kwargs)
+        return run.evaluate(functools.partial(original, network), inputs)
+
+    def _control(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+        """The ControlNet's ``__call__``: it is asked for no more than the denoiser."""
+        run, inputs = self._inside(network, args, kwargs)
+        return run.control(functools.partial(original, network), inputs)
+
+    def _inside(self, network: Any, args: Any, kwargs: Any) -> tuple[Run, Inputs]:
         if not self._running:
             raise RuntimeError(
                 f"this {type(network).__name__} has a guider attached through a {self._name} and "
                 "was called from elsewhere; leave the `with guided(...)` first, or guide that one"
             )
-        doubled = bool(self._pipe.do_classifier_free_guidance)
-        batch = len(args[0]) // 2 if doubled else len(args[0])
-        if self._denoiser is None:
-            self._denoiser = self._start(args[1], batch, doubled)
-        if (doubled, batch) != (self._doubled, self._denoiser.batch):
+        inputs = Inputs(args, kwargs)
+        on = self._negative_is_on()
+        if self._run is None:
+            self._run = self._start(inputs, on)
+        if on != self._run.doubled:
             raise RuntimeError(
-                f"{self._name} switched its negative branch or its batch in mid-run; to stop "
-                "guiding early use Interval or Adaptive"
+                f"{self._name} switched its negative branch in mid-run; to stop guiding early use "
+                "Interval or Adaptive"
             )
-        step = self.last.steps[self._count]
+        return self._run, inputs
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return original(network, *args, **kwargs)
-
-        readout = functools.partial(readout_at, self._scheduler, step.level)
-        call = Evaluation(forward, args, kwargs, batch, doubled, readout)
-        result = self._denoiser(Query(call.latents(), step), call)
-        self.last.records.append(result.record)
-        return call.reply(result.output)
-
-    def _start(self, timestep: Any, batch: int, doubled: bool) -> Denoiser:
+    def _start(self, inputs: Inputs, doubled: bool) -> Run:
         """The first evaluation of a run: check that it can work, say the plan, make the memory."""
-        if isinstance(timestep, Tensor):  # a scalar, or the same for each row
-            timestep = timestep.flatten()[0]
-        steps = steps_ahead(self._scheduler, timestep, self._pipe.num_timesteps)
+        batch = self._images(inputs, doubled)
+        count = getattr(self._pipe, "num_timesteps", None)
+        steps = steps_ahead(self._scheduler, inputs.time, count)
         plans = foresee(self._guider, steps, batch)
-        if not doubled and any(Branch("negative") in plan for plan in plans):
+        negative = any(NEGATIVE.condition == b.condition for plan in plans for b in plan)
+        if negative and not doubled:
             raise ValueError(self._why_single())
-        if getattr(self._pipe, "guidance_rescale", 0):
-            warnings.warn(
-                f"{self._name}: guidance_rescale={self._pipe.guidance_rescale:g} of the pipeline "
-                "is ignored while a guider is attached; use `guider | Rescale(phi)`",
-                stacklevel=2,
-            )
-            self._pipe._guidance_rescale = 0.0
-        self.last.images, self.last.steps, self._doubled = batch, steps, doubled
-        count = sum(step.stage == 0 for step in steps)
+        self._warn(negative, doubled)
+        rigid = "".join(needs_every_row(part, self._form) for part in self._parts.values())
+        self.last.images, self.last.steps = batch, steps
         most = sum(len(rows) for plan in plans for rows in plan.values()) / batch
-        line = f"{_title(self._guider)}; {count} steps; at most {most:g} evaluations per image"
-        if line != self._said and not self._quiet:
-            tqdm.write(line, file=sys.stderr)
-        self._said = line
-        return Denoiser(self._guider, batch)
+        line = (
+            f"{_title(self._guider)}; {sum(step.stage == 0 for step in steps)} steps; "
+            f"at most {most:g} evaluations per image"
+        )
+        if not self._quiet:
+            self._say(line)
+        shape = None if self._latents is None else self._latents[1:]
+        run = Run(
+            self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
+            rigid
+        )  # fmt: skip
+        self.last.records = run.records
+        return run
+
+    def _images(self, inputs: Inputs, doubled: bool) -> int:
+        """How many images the run has."""
+        rows = inputs.rows
+        if self._latents is not None and rows in (self._latents[0], 2 * self._latents[0]):
+            return int(self._latents[0])
+        if not doubled or (self._form and self._form.passes == 2):
+            return rows
+        if rows % 2:
+            raise RuntimeError(
+                f"{self._name} called its denoiser with {rows} rows while its negative branch is "
+                "on; this pipeline cannot be guided"
+            )
+        return rows // 2
+
+    def _negative_is_on(self) -> bool:
+        """Does the pipeline evaluate its negative branch?"""
+        pipe, asked = self._pipe, self._asked
+        if hasattr(type(pipe), "do_classifier_free_guidance"):
+            return bool(pipe.do_classifier_free_guidance)
+        if "true_cfg_scale" in asked:
+            given = (asked.get("negative_prompt"), asked.get("negative_prompt_embeds"))
+            return asked["true_cfg_scale"] > 1 and any(value is not None for value in given)
+        scale = asked.get("guidance_scale")
+        return scale is not None and scale > 1
+
+    def _warn(self, negative: bool, doubled: bool) -> None:
+        """Say what the call asks for that has no effect, or an effect beside the guider's."""
+        pipe, asked = self._pipe, self._asked
+        if getattr(pipe, "guidance_rescale", 0):
+            self._say_warning(
+                f"guidance_rescale={pipe.guidance_rescale:g} of the pipeline is ignored while a "
+                "guider is attached; use `guider | Rescale(phi)`"
+            )
+            pipe._guidance_rescale = 0.0
+        given = [
+            k for k in ("negative_prompt", "negative_prompt_embeds") if asked.get(k) is not None
+        ]
+        if given and not negative:
+            self._say_warning(
+                f"{given[0]} has no effect: {_title(self._guider)} never asks for the negative "
+                "branch"
+            )
+        if not doubled and self._embedded() and asked.get("guidance_scale") is not None:
+            self._say_warning(
+                f"guidance_scale={asked['guidance_scale']:g} goes into the network, which was "
+                "distilled with it, and acts beside the guider"
+            )
+
+    def _embedded(self) -> bool:
+        """Is guidance distilled into the network, so that it takes the scale as an input?"""
+        networks = [part for name, part in self._parts.items() if name in DENOISERS]
+        configs = [getattr(network, "config", {}) for network in networks]
+        return any(
+            c.get("guidance_embeds") or c.get("time_cond_proj_dim") is not None for c in configs
+        )
 
     def _why_single(self) -> str:
         """The complaint where there is no negative branch and the guider needs it."""
-        if getattr(self._network.config, "time_cond_proj_dim", None) is not None:
+        asked = self._asked
+        if "true_cfg_scale" in asked:
             return (
-                f"{self._name}: this model's guidance is distilled into it (time_cond_proj_dim); "
-                "allowed is a guider that needs no negative branch"
+                f"{self._name}: true_cfg_scale is {asked['true_cfg_scale']:g} and negative_prompt "
+                f"{'is not given' if asked.get('negative_prompt') is None else 'is given'}, which "
+                "switches off the negative branch that the guider needs; allowed is any "
+                "true_cfg_scale above 1 with a negative_prompt, which may be ' ' (the guider's own "
+                "scale is used)"
+            )
+        if self._embedded():
+            return (
+                f"{self._name}: this model's guidance is distilled into it; allowed is a guider "
+                "that needs no negative branch"
             )
         return (
-            f"{self._name}: guidance_scale is {self._pipe.guidance_scale:g}, which switches off "
-            "the negative branch that the guider needs; allowed is any guidance_scale above 1 (the "
-            "guider's own scale is used)"
+            f"{self._name}: guidance_scale is {asked.get('guidance_scale', 1):g}, which switches "
+            "off the negative branch that the guider needs; allowed is any guidance_scale above 1 "
+            "(the guider's own scale is used)"
         )
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            tqdm.write(line, file=sys.stderr)
+        self._said.add(line)
+
+    def _say_warning(self, text: str) -> None:
+        warnings.warn(f"{self._name}: {text}", stacklevel=2)
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._parts["scheduler"]
 
     @property
     def _name(self) -> str:
@@ -219,7 +329,8 @@ def guided(
     on or off. Afterwards the pipeline is as it was, also after an exception.
 
     Args:
-        pipe: a Diffusers pipeline of a supported class.
+        pipe: a Diffusers pipeline, see the list in the documentation. One of a class that is not
+            listed is learnt from its first evaluation, or refused there.
         guider: one guider, or a list with one for each prompt (or image) of a batch.
         quiet: do not print the plan line.
 
@@ -238,10 +349,10 @@ def guided(
         raise ValueError(
             f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them"
         )
-    parts = (pipe, _denoiser(pipe), pipe.scheduler)
-    if not is_supported(pipe.scheduler):
-        read_level(pipe.scheduler, 0)  # raises, with the list of what is supported
-    if any(map(is_swapped, parts)):
+    parts = parts_of(pipe)
+    if not is_supported(parts["scheduler"]):
+        read_level(parts["scheduler"], 0)  # raises, with the list of what is supported
+    if any(map(is_swapped, (pipe, *parts.values()))):
         raise RuntimeError(
             f"a guider is attached to this {type(pipe).__name__}, or to one that shares its parts, "
             "already; leave its `with` first, or add the guiders: `CFG(5) + APG(3)`"
@@ -254,13 +365,24 @@ def guided(
         attachment.detach()
 
 
-def _denoiser(pipe: Any) -> torch.nn.Module:
-    for base in type(pipe).__mro__:
-        if base.__name__ in BATCHED:
-            return getattr(pipe, BATCHED[base.__name__])
-    raise ValueError(
-        f"pipe is a {type(pipe).__name__}; allowed is one of {', '.join(sorted(BATCHED))}"
-    )
+def parts_of(pipe: Any) -> dict[str, Any]:
+    """The parts of a pipeline that a guider meets: scheduler, denoisers, ControlNet.
+
+    Raises:
+        ValueError: it has no scheduler or no denoiser.
+    """
+    parts = {
+        name: part
+        for name in (*DENOISERS, "controlnet")
+        if isinstance(part := getattr(pipe, name, None), torch.nn.Module)
+    }
+    scheduler = getattr(pipe, "scheduler", None)
+    if scheduler is None or not any(name in parts for name in DENOISERS):
+        raise ValueError(
+            f"pipe is a {type(pipe).__name__}; allowed is a Diffusers pipeline with a scheduler "
+            f"and a denoiser ({', '.join(DENOISERS)})"
+        )
+    return {"scheduler": scheduler, **parts}
 
 
 def _title(guider: Guider | Sequence[Guider]) -> str:

@@ -1,0 +1,97 @@
+"""What cannot be seen of a pipeline's own guidance while it runs, by class.
+
+A pipeline evaluates its two branches in one forward of 2B rows or in two of B. Most of what
+differs between pipelines shows in the calls themselves; the rest is here. A class that is not
+here is learnt from its first evaluation (``learn``), at the price of evaluating both branches
+there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a pipeline guides by itself.
+
+    Attributes:
+        passes: forwards for the two branches, 1 or 2.
+        positive_first: is the positive branch the first half, or the first forward?
+        sign: -1 where the pipeline negates what it then gives to the scheduler.
+        upcast: does it go to float32 before it combines the branches?
+        exact: does ``g`` in both branches come out as ``g`` in half precision?
+    """
+
+    passes: int = 1
+    positive_first: bool = False
+    sign: int = 1
+    upcast: bool = False
+    exact: bool = True
+
+
+ONE = Form()
+TWO = Form(passes=2, positive_first=True)
+
+FORMS = {
+    "StableDiffusionPipeline": ONE,
+    "StableDiffusionImg2ImgPipeline": ONE,
+    "StableDiffusionInpaintPipeline": ONE,
+    "StableDiffusionControlNetPipeline": ONE,
+    "StableDiffusionXLPipeline": ONE,
+    "StableDiffusionXLImg2ImgPipeline": ONE,
+    "StableDiffusionXLInpaintPipeline": ONE,
+    "StableDiffusionXLControlNetPipeline": ONE,
+    "StableDiffusion3Pipeline": ONE,
+    "StableDiffusion3Img2ImgPipeline": ONE,
+    "PixArtSigmaPipeline": ONE,
+    "SanaPipeline": Form(upcast=True),
+    "DiTPipeline": Form(positive_first=True),
+    "HunyuanDiTPipeline": ONE,
+    "AuraFlowPipeline": ONE,
+    "KandinskyV22Pipeline": ONE,
+    "Kandinsky3Pipeline": Form(exact=False),
+    "LTXPipeline": Form(upcast=True),
+    "CogVideoXPipeline": Form(upcast=True),
+    "StableAudioPipeline": ONE,
+    "LatentConsistencyModelPipeline": ONE,
+    "FluxPipeline": TWO,
+    "QwenImagePipeline": TWO,
+    "WanPipeline": TWO,
+    "Lumina2Pipeline": Form(passes=2, positive_first=True, sign=-1),
+    "CogView4Pipeline": TWO,
+}
+
+THREE = "it evaluates three branches at a time; allowed are pipelines of one or two"
+REFUSED = {
+    "Cosmos2TextToImagePipeline": (
+        "it turns each branch into a clean image before the other is evaluated; allowed are "
+        "pipelines that combine the network's own outputs"
+    ),
+    "LTX2Pipeline": (
+        "it denoises pictures and sound with two schedulers at a time; allowed are pipelines of one"
+    ),
+    "StableDiffusionInstructPix2PixPipeline": THREE,
+    "StableDiffusionXLInstructPix2PixPipeline": THREE,
+    "OmniGenPipeline": THREE,
+}
+
+
+def form_of(pipe: Any) -> Form | None:
+    """The pipeline's form; ``None`` where it is not known.
+
+    Raises:
+        ValueError: the pipeline is known not to work, and why.
+    """
+    names = [base.__name__ for base in type(pipe).__mro__]
+    name = names[0]
+    if "PAG" in name:
+        raise ValueError(
+            f"pipe is a {name}, which perturbs the attention by itself in further branches; "
+            f"allowed is {name.replace('PAG', '')} with a guider"
+        )
+    for base in names:
+        if base in REFUSED:
+            raise ValueError(f"pipe is a {name}: {REFUSED[base]}")
+    return next((FORMS[base] for base in names if base in FORMS), None)
