@@ -14,6 +14,7 @@ from .guidance import (
     Custom,
     Guider,
     Interval,
+    KeepNorm,
     Linear,
     MagnitudeAware,
     Negative,
@@ -30,6 +31,6 @@ __version__ = _version("guiders")
 
 __all__ = [
     "APG", "CFG", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant", "Cosine",
-    "Custom", "Guider", "Interval", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale",
+    "Custom", "Guider", "Interval", "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale",
     "Scale", "Sum", "WeakModel", "__version__", "clean_image", "guided", "models", "read_level",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from .cfg_zero import CFGZeroStar
 from .config import Config
 from .denoiser import Denoiser, Guided, Network, Record, foresee
 from .guider import Guider, Post, Sum, Term
+from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
 from .reference import POSITIVE, Branch, Negative, Reference, WeakModel
 from .rescale import Rescale
@@ -15,7 +16,7 @@ from .types import Level, Prediction, Query, Readout, Step
 
 __all__ = [
     "APG", "CFG", "POSITIVE", "TCFG", "Adaptive", "Branch", "CFGZeroStar", "Config", "Constant",
-    "Cosine", "Custom", "Denoiser", "Gate", "Guided", "Guider", "Interval", "Level", "Linear",
+    "Cosine", "Custom", "Denoiser", "Gate", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear",
     "MagnitudeAware", "Negative", "Network", "PerImage", "Post", "Prediction", "Query", "Readout",
     "Record", "Reference", "Rescale", "Scale", "Step", "Sum", "Term", "WeakModel", "foresee",
 ]  # fmt: skip

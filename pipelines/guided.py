@@ -229,14 +229,12 @@ class Attachment:
         rows = inputs.rows
         if self._latents is not None and rows in (self._latents[0], 2 * self._latents[0]):
             return int(self._latents[0])
-        if not doubled or (self._form and self._form.passes == 2):
+        if not doubled or (self._form is not None and self._form.passes == 2):
             return rows
-        if rows % 2:
-            raise RuntimeError(
-                f"{self._name} called its denoiser with {rows} rows while its negative branch is "
-                "on; this pipeline cannot be guided"
-            )
-        return rows // 2
+        half, x = rows // 2, inputs.x
+        if self._form is None and not (rows % 2 == 0 and torch.equal(x[:half], x[half:])):
+            return rows  # the same latents twice make two branches of one forward
+        return half
 
     def _negative_is_on(self) -> bool:
         """Does the pipeline evaluate its negative branch?"""
