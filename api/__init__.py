@@ -1,6 +1,7 @@
 """Guidance for diffusion models: pluggable guiders over Hugging Face Diffusers."""
 
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
 from . import models
 from .guidance import (
@@ -31,6 +32,16 @@ __version__ = _version("guiders")
 
 __all__ = [
     "APG", "CFG", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant", "Cosine",
-    "Custom", "Guider", "Interval", "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale",
-    "Scale", "Sum", "WeakModel", "__version__", "clean_image", "guided", "models", "read_level",
+    "Custom", "DiffusersRule", "Guider", "Interval", "KeepNorm", "Linear", "MagnitudeAware",
+    "Negative", "PerImage", "Rescale", "Scale", "Sum", "WeakModel", "__version__", "clean_image",
+    "guided", "models", "read_level", "to_diffusers",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> _Any:
+    """What imports much of Diffusers, only where it is asked for."""
+    if name in ("DiffusersRule", "to_diffusers"):
+        from . import pipelines
+
+        return getattr(pipelines, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,8 @@ from .types import Level, Prediction, Query, Readout, Step
 
 __all__ = [
     "APG", "CFG", "POSITIVE", "TCFG", "Adaptive", "Branch", "CFGZeroStar", "Config", "Constant",
-    "Cosine", "Custom", "Denoiser", "Gate", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear",
-    "MagnitudeAware", "Negative", "Network", "PerImage", "Post", "Prediction", "Query", "Readout",
-    "Record", "Reference", "Rescale", "Scale", "Step", "Sum", "Term", "WeakModel", "foresee",
+    "Cosine", "Custom", "Denoiser", "Gate", "Guided", "Guider", "Interval", "KeepNorm", "Level",
+    "Linear", "MagnitudeAware", "Negative", "Network", "PerImage", "Post", "Prediction", "Query",
+    "Readout", "Record", "Reference", "Rescale", "Scale", "Step", "Sum", "Term", "WeakModel",
+    "foresee",
 ]  # fmt: skip

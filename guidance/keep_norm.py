@@ -14,8 +14,8 @@ from .types import Prediction, Query, working
 class KeepNorm(Post):
     """Give each vector along the output's last dimension the norm of the positive prediction's.
 
-    Diffusers does this in QwenImage, whose last dimension holds a token's channels, and as Lumina2's
-    ``cfg_normalization``, whose last dimension is the width. A guider replaces it;
+    Diffusers does this in QwenImage, whose last dimension holds a token's channels, and as
+    Lumina2's ``cfg_normalization``, whose last dimension is the width. A guider replaces it;
     ``CFG(4) | KeepNorm()`` is what those pipelines do by themselves.
     """
 

@@ -1,5 +1,16 @@
 """Guiders on Diffusers pipelines, and the command line."""
 
+from typing import Any
+
 from .guided import Attachment, Call, guided
 
-__all__ = ["Attachment", "Call", "guided"]
+__all__ = ["Attachment", "Call", "DiffusersRule", "guided", "to_diffusers"]
+
+
+def __getattr__(name: str) -> Any:
+    """What imports much of Diffusers, only where it is asked for."""
+    if name in ("DiffusersRule", "to_diffusers"):
+        from . import modular
+
+        return getattr(modular, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

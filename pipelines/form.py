@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Form:
@@ -95,3 +97,17 @@ def form_of(pipe: Any) -> Form | None:
         if base in REFUSED:
             raise ValueError(f"pipe is a {name}: {REFUSED[base]}")
     return next((FORMS[base] for base in names if base in FORMS), None)
+
+
+def check_dtype(pipe: Any, dtype: torch.dtype) -> None:
+    """Refuse what the pipeline's arithmetic would spoil.
+
+    Raises:
+        ValueError: it does not return what is in both branches, in this precision.
+    """
+    form = form_of(pipe)
+    if form is not None and not form.exact and dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"pipe is a {type(pipe).__name__} in {str(dtype).removeprefix('torch.')}, in which its "
+            "(s + 1) c - s u loses digits of any guided prediction; allowed is float32"
+        )

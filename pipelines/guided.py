@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..guidance import Guider, Record, Step, foresee
 from ..samplers import is_supported, read_level, steps_ahead
 from .cache import needs_every_row
-from .form import Form, form_of
+from .form import Form, check_dtype, form_of
 from .inputs import Inputs
 from .run import NEGATIVE, Run
 from .swap import is_swapped, restore, swap
@@ -355,6 +355,8 @@ def guided(
             f"a guider is attached to this {type(pipe).__name__}, or to one that shares its parts, "
             "already; leave its `with` first, or add the guiders: `CFG(5) + APG(3)`"
         )
+    for network in (part for name, part in parts.items() if name in DENOISERS):
+        check_dtype(pipe, network.dtype)
     attachment = Attachment(pipe, guider if is_guider else several, quiet)
     attachment.attach()
     try:

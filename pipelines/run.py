@@ -239,7 +239,7 @@ class Run:
             if model is None:
                 turn.calls[-1] = (inputs, result)
             if turn.q is None:
-                self._shape = _common(self._shape, inputs.x.shape[1:], output.shape[1:])
+                self._shape = common_shape(self._shape, inputs.x.shape[1:], output.shape[1:])
                 at = first.get("positive", 0)
                 turn.q = Query(crop(inputs.x[at : at + self.batch], self._shape), turn.step)
             start = 0
@@ -312,7 +312,7 @@ class Run:
         return torch.cat([value] * (len(output) // self.batch))
 
 
-def _common(
+def common_shape(
     known: Sequence[int] | None, seen: Sequence[int], said: Sequence[int]
 ) -> tuple[int, ...]:
     """The shape of one image's latents within what the network sees and says."""

@@ -6,14 +6,14 @@ the latents have that a denoiser is about to see, and how its output is turned i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..guidance import Level, Readout, Step
+from .families import FAMILIES, REFUSED, Family
+from .readouts import READOUTS
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,49 @@ def read_level(scheduler: Any, timestep: Tensor | float) -> Reading:
 
     Args:
         scheduler: a scheduler of Diffusers, or a subclass of one.
-        timestep: an element of ``scheduler.timesteps``. Where it stands there more than once, as
-            for solvers of second order, the one that the scheduler is at is meant.
+        timestep: an element of ``scheduler.timesteps``, or several equal ones. Where it stands
+            there more than once, as for solvers of second order, the one that the scheduler is at
+            is meant.
 
     Raises:
-        ValueError: the scheduler's class or its prediction type is not supported, or the timestep
-            is not one of the scheduler's.
+        ValueError: the scheduler's class or its settings are not supported, or the timestep is not
+            one of the scheduler's.
     """
-    family = _family(scheduler)
-    index = 0 if family is _alphas else _index(scheduler, timestep)  # _alphas needs the time alone
-    level = family(scheduler, index, float(timestep))
+    family, time = _family(scheduler), _number(timestep)
+    index = 0 if family.by_time else _index(scheduler, time)
+    level = family.level(scheduler, index, time)
     return Reading(level, readout_at(scheduler, level))
 
 
 def readout_at(scheduler: Any, level: Level, prediction_type: str = "") -> Readout:
-    """How a network's output is read at a level; "" is the scheduler's own prediction type."""
-    prediction = prediction_type or _prediction_type(scheduler)
-    if prediction == "epsilon" and level.alpha == 0:
+    """How a network's output is read at a level.
+
+    Args:
+        prediction_type: one of ``READOUTS``; "" is what the scheduler takes its network to predict.
+
+    Raises:
+        ValueError: the prediction type is not one that the scheduler knows, or it divides by an
+            alpha of 0.
+    """
+    if prediction_type not in ("", *READOUTS):
+        raise ValueError(
+            f"prediction_type is {prediction_type!r}; allowed is one of {', '.join(READOUTS)}"
+        )
+    try:
+        if prediction_type:
+            return READOUTS[prediction_type](level)
+        return _family(scheduler).readout(scheduler, level)
+    except ZeroDivisionError:
         raise ValueError(
             f"scheduler: the prediction_type of {type(scheduler).__name__} is 'epsilon' at a level "
             "without signal; allowed is 'v_prediction' or 'sample' with zero terminal SNR"
-        )
-    return READOUTS[prediction](level)
+        ) from None
 
 
 def clean_image(scheduler: Any, output: Tensor, timestep: Tensor | float, sample: Tensor) -> Tensor:
     """The clean image x0 (B, ...) behind a network's output, for any supported scheduler.
+
+    It is what the scheduler takes it for, before any clipping.
 
     Args:
         output: the network's output (B, ...).
@@ -75,22 +92,43 @@ def clean_image(scheduler: Any, output: Tensor, timestep: Tensor | float, sample
 
 
 def steps_ahead(scheduler: Any, timestep: Tensor | float, count: int | None = None) -> list[Step]:
-    """The evaluations of a run whose first one is at ``timestep``, before any of them is made.
+    """The evaluations of a run of which the next is the first, before any of them is made.
 
     Args:
+        timestep: what the network is told; see ``position``.
         count: how many there are; ``None`` is up to the scheduler's last timestep.
     """
-    family, first = _family(scheduler), _index(scheduler, timestep)
-    times = scheduler.timesteps.tolist()[first:][:count]
-    levels = [family(scheduler, first + i, t) for i, t in enumerate(times)]
+    family, first = _family(scheduler), position(scheduler, timestep)
+    times = _times(scheduler)
+    if family.open_end(scheduler):
+        times = times[:-1]
+    times = times[first:][:count]
+    levels = [family.level(scheduler, first + i, t) for i, t in enumerate(times)]
     return [
         Step(i, len(levels), solver_stage(scheduler, i), level) for i, level in enumerate(levels)
     ]
 
 
+def position(scheduler: Any, timestep: Tensor | float) -> int:
+    """Where in ``scheduler.timesteps`` the next evaluation is.
+
+    That is where the scheduler is, or will begin. Where it does not know, ``timestep`` says it, and
+    0 is meant if that is not one of the scheduler's: some networks are told it in a unit of their
+    own, such as ``t / 1000`` or ``1 - t / 1000``.
+    """
+    time, times = _number(timestep), _times(scheduler)
+    known = _known(scheduler)
+    if known is not None and known < len(times):
+        return known
+    return _index(scheduler, time) if time in times else 0
+
+
 def solver_stage(scheduler: Any, count: int) -> int:
-    """0 if evaluation number ``count`` of a run begins a solver step, above if it continues one."""
-    if hasattr(scheduler, "state_in_first_order"):  # Heun, KDPM2
+    """0 if evaluation number ``count`` of a run begins a solver step, above if it continues one.
+
+    DPM-Solver's single-step variant counts each evaluation as a step of its own, and so does this.
+    """
+    if hasattr(scheduler, "state_in_first_order"):  # Heun, KDPM2, DPM-Solver SDE
         return count % 2
     if hasattr(scheduler, "prk_timesteps"):  # PNDM: one repeated step, or three Runge-Kutta steps
         if scheduler.config.skip_prk_steps:
@@ -101,104 +139,73 @@ def solver_stage(scheduler: Any, count: int) -> int:
 
 def is_supported(scheduler: Any) -> bool:
     """Can ``read_level`` read this scheduler?"""
-    return any(base.__name__ in FAMILIES for base in type(scheduler).__mro__)
+    return _name(scheduler) in FAMILIES
 
 
-Family = Callable[[Any, int, float], Level]  # scheduler, index in its timesteps, timestep
-
-
-def _family(scheduler: Any) -> Family:
-    for base in type(scheduler).__mro__:
-        if base.__name__ in FAMILIES:
-            return FAMILIES[base.__name__]
-    raise ValueError(
-        f"scheduler is a {type(scheduler).__name__}; allowed is one of "
+def why_refused(scheduler: Any) -> str:
+    """Why ``read_level`` cannot read this scheduler, in a sentence; "" if it can."""
+    name = _name(scheduler)
+    if name in FAMILIES:
+        return ""
+    reason = f", which {REFUSED[name]}" if name else ""
+    return (
+        f"scheduler is a {type(scheduler).__name__}{reason}; allowed is one of "
         f"{', '.join(sorted(FAMILIES))}"
     )
 
 
-def _prediction_type(scheduler: Any) -> str:
-    flow = _family(scheduler) is _flow
-    name = "flow_prediction" if flow else str(scheduler.config.prediction_type)
-    if name not in READOUTS:
+def _name(scheduler: Any) -> str:
+    """The nearest class of a scheduler that is known, supported or not; "" if there is none."""
+    names = (base.__name__ for base in type(scheduler).__mro__)
+    return next((name for name in names if name in FAMILIES or name in REFUSED), "")
+
+
+def _family(scheduler: Any) -> Family:
+    if not is_supported(scheduler):
+        raise ValueError(why_refused(scheduler))
+    return FAMILIES[_name(scheduler)]
+
+
+def _number(timestep: Tensor | float) -> float:
+    """A timestep as one number, which holds for the whole batch."""
+    if isinstance(timestep, Tensor) and timestep.numel() != 1:
+        values = timestep.unique().tolist()
+        if len(values) != 1:
+            raise ValueError(
+                f"timestep has {len(values)} different values; allowed is the same noise level "
+                "for all images, and within each"
+            )
+        return float(values[0])
+    return float(timestep)
+
+
+def _times(scheduler: Any) -> list[float]:
+    if scheduler.timesteps is None:
         raise ValueError(
-            f"scheduler: the prediction_type of {type(scheduler).__name__} is {name!r}; "
-            f"allowed is one of {', '.join(READOUTS)}"
+            f"scheduler: {type(scheduler).__name__} has no timesteps; call set_timesteps before"
         )
-    return name
+    return scheduler.timesteps.tolist()
 
 
-def _index(scheduler: Any, timestep: Tensor | float) -> int:
-    """The position of ``timestep``, also before the scheduler has set its own."""
-    time, times = float(timestep), scheduler.timesteps.tolist()
+def _known(scheduler: Any) -> int | None:
+    """The index that a scheduler is at, or will begin at, as far as it has been told."""
     for name in ("step_index", "begin_index"):
         known = getattr(scheduler, name, None)
-        if known is not None and known < len(times) and times[known] == time:
+        if known is not None:
             return int(known)
-    if time not in times:
+    return None
+
+
+def _index(scheduler: Any, time: float) -> int:
+    """The index of a timestep: the scheduler's own, or as it would find its own."""
+    times, known = _times(scheduler), _known(scheduler)
+    if known is not None and known < len(times) and times[known] == time:
+        return known
+    found = [i for i, t in enumerate(times) if t == time]
+    if not found:
         raise ValueError(
             f"timestep is {time:g}; allowed is one of the scheduler's: "
             f"{', '.join(format(t, 'g') for t in dict.fromkeys(times))}"
         )
-    return times.index(time)
-
-
-def _alphas(scheduler: Any, index: int, timestep: float) -> Level:
-    """Schedulers that look their level up by timestep."""
-    if not 0 <= timestep < len(scheduler.alphas_cumprod):
-        top = len(scheduler.alphas_cumprod) - 1
-        raise ValueError(f"timestep is {timestep:g}; allowed is a number from 0 to {top}")
-    alpha2 = float(scheduler.alphas_cumprod[int(timestep)])
-    return Level(math.sqrt(alpha2), math.sqrt(1 - alpha2))
-
-
-def _vp(sigma: float) -> Level:
-    """The variance-preserving level of ``sigma / alpha = sigma``."""
-    alpha = 1 / math.sqrt(1 + sigma * sigma)
-    return Level(alpha, sigma * alpha)
-
-
-def _sigmas(scheduler: Any, index: int, timestep: float) -> Level:
-    """Schedulers of EDM sigmas whose network sees ``x / sqrt(1 + sigma^2)``."""
-    return _vp(float(scheduler.sigmas[index]))
-
-
-def _interpolated(scheduler: Any, index: int, timestep: float) -> Level:
-    """KDPM2, whose second stage lies between two levels."""
-    return _vp(float((scheduler.sigmas_interpol if index % 2 else scheduler.sigmas)[index]))
-
-
-def _multistep(scheduler: Any, index: int, timestep: float) -> Level:
-    """The DPM-Solver relatives: variance preserving, or flow with ``use_flow_sigmas``."""
-    flow = getattr(scheduler.config, "use_flow_sigmas", False)
-    return (_flow if flow else _sigmas)(scheduler, index, timestep)
-
-
-def _flow(scheduler: Any, index: int, timestep: float) -> Level:
-    """Rectified flow: ``x = (1 - sigma) * x0 + sigma * noise``."""
-    sigma = float(scheduler.sigmas[index])
-    return Level(1 - sigma, sigma)
-
-
-READOUTS: dict[str, Callable[[Level], Readout]] = {
-    "epsilon": lambda level: Readout(1 / level.alpha, -level.sigma / level.alpha),
-    "v_prediction": lambda level: Readout(level.alpha, -level.sigma),
-    "sample": lambda level: Readout(0.0, 1.0),
-    "flow_prediction": lambda level: Readout(1.0, -level.sigma),
-}
-
-FAMILIES: dict[str, Family] = {
-    "DDIMScheduler": _alphas,
-    "DDPMScheduler": _alphas,
-    "PNDMScheduler": _alphas,
-    "EulerDiscreteScheduler": _sigmas,
-    "EulerAncestralDiscreteScheduler": _sigmas,
-    "HeunDiscreteScheduler": _sigmas,
-    "LMSDiscreteScheduler": _sigmas,
-    "KDPM2DiscreteScheduler": _interpolated,
-    "DPMSolverMultistepScheduler": _multistep,
-    "DPMSolverSinglestepScheduler": _multistep,
-    "DEISMultistepScheduler": _multistep,
-    "UniPCMultistepScheduler": _multistep,
-    "FlowMatchEulerDiscreteScheduler": _flow,
-}
+    # Schedulers that count begin at the second of equal timesteps, so as not to skip a level.
+    return found[len(found) > 1 and hasattr(scheduler, "step_index")]

@@ -209,5 +209,5 @@ def test_what_reaches_the_scheduler_is_checked_in_every_run():
     with guided(pipe, CFG(5), quiet=True):
         pipe()
         pipe.factor = 1.1
-        with pytest.raises(RuntimeError, match="changes the guided prediction .* by 1.0e-01"):
+        with pytest.raises(RuntimeError, match=r"changes the guided prediction .* by 1.0e-01"):
             pipe()

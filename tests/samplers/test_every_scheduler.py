@@ -67,7 +67,7 @@ SPECIAL = {
     },
     "CMStochasticIterativeScheduler": {"s_noise": 0.0},  # a step ends at x0
     "LCMScheduler": {"timestep_scaling": 1e6},  # so does this one
-    **dict.fromkeys(SLOW, {"num_train_timesteps": 200}),
+    **{name: {"num_train_timesteps": 200} for name in SLOW},
     "LTXEulerAncestralRFScheduler": {"eta": 0.0},
     "SASolverScheduler": {"tau_func": lambda t: 0},  # without noise
     "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
@@ -422,7 +422,7 @@ def test_the_steps_ahead_are_the_steps_taken(name):
     assert ahead[0].total == len(ahead)
     backwards = name in ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler")
     sigmas = [one.sigma for one in ahead][:: -1 if backwards else 1]
-    assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(sigmas))
+    assert all(b <= a * (1 + 1e-5) for a, b in itertools.pairwise(sigmas))
 
 
 @pytest.mark.parametrize("name", sorted({*SUPPORTED} - {PROTEINA}))  # which begins at 0 only
