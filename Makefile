@@ -6,7 +6,7 @@ PACKAGES = guidance samplers pipelines evals models
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint train clean
+.PHONY: demo test lint support clean
 
 demo: $(VENV)/ready
 	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
@@ -29,6 +29,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
 	touch $@
+
+# The table of pipelines and schedulers, from what the tests find.
+support: $(VENV)/ready
+	$(BIN)/python -m pytest tests/pipelines/test_every_pipeline.py tests/samplers/test_every_scheduler.py \
+	  --support docs/support.md
 
 clean:
 	rm -rf build dist out *.egg-info

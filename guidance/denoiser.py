@@ -203,6 +203,8 @@ class Denoiser:
     @staticmethod
     def _finish(q: Query, positive: Prediction, delta: Tensor, guider: Guider) -> Tensor:
         """Back to the network's output, never through x0, so that a zero delta is exact."""
+        if not positive.readout.gain:  # at this level x0 does not depend on the output
+            return positive.output
         output = working(positive.output) + delta / positive.readout.gain
         for post in guider.posts:
             output = post(q, positive, Prediction(q.x, output, positive.readout))

@@ -96,6 +96,11 @@ def form_of(pipe: Any) -> Form | None:
     for base in names:
         if base in REFUSED:
             raise ValueError(f"pipe is a {name}: {REFUSED[base]}")
+    if getattr(pipe, "guider", None) is not None or "guider" in getattr(pipe, "config", {}):
+        raise ValueError(
+            f"pipe is a {name}, which has a place for guiders of its own; allowed is "
+            "pipe.guider = to_diffusers(guider, pipe.scheduler)"
+        )
     return next((FORMS[base] for base in names if base in FORMS), None)
 
 

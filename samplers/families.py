@@ -227,7 +227,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 _TOKENS = "denoises discrete tokens, which have no noise level"
-_SCORES = "takes scores in step_pred, and has no step that says which level the network saw"
+_SCORES = "takes scores, in steps that predict and others that correct, and lists only the first"
 
 REFUSED: dict[str, str] = {
     "AmusedScheduler": _TOKENS,
@@ -235,14 +235,12 @@ REFUSED: dict[str, str] = {
     "ConsistencyDecoderScheduler": "decodes latents inside a VAE, where nothing is guided",
     "DiscreteDDIMScheduler": _TOKENS,
     "EntropyBoundScheduler": _TOKENS,
-    "FlowMapEulerDiscreteScheduler": (
-        "reads the output as the mean velocity to its next level, from which no clean image follows"
-    ),
-    "HeliosDMDScheduler": "is given its levels in step, after the network has been evaluated",
-    "KarrasVeScheduler": "leaves the noise added before each evaluation to the pipeline",
+    "FlowMapEulerDiscreteScheduler": "reads mean velocities to its next level, not to an image",
+    "HeliosDMDScheduler": "is told its noise levels only after the network has been evaluated",
+    "KarrasVeScheduler": "has its noise level raised by the pipeline before each evaluation",
     "PiflowScheduler": "reads several velocities from one output, hence no single clean image",
-    "RePaintScheduler": "goes back to noisier levels, for which its timesteps are not evaluations",
-    "SCMScheduler": "sees an output that Sana-Sprint's pipeline has converted before",
+    "RePaintScheduler": "lists timesteps at which it adds noise and evaluates nothing",
+    "SCMScheduler": "is given what Sana-Sprint's pipeline makes of the network's output",
     "ScoreSdeVeScheduler": _SCORES,
     "ScoreSdeVpScheduler": _SCORES,
     "VQDiffusionScheduler": _TOKENS,

@@ -52,7 +52,8 @@ def readout_at(scheduler: Any, level: Level, prediction_type: str = "") -> Reado
     """How a network's output is read at a level.
 
     Args:
-        prediction_type: one of ``READOUTS``; "" is what the scheduler takes its network to predict.
+        prediction_type: one of ``READOUTS``, for a network without preconditioning; "" is what the
+            scheduler takes its network to predict.
 
     Raises:
         ValueError: the prediction type is not one that the scheduler knows, or it divides by an

@@ -148,7 +148,10 @@ def main() -> None:
         start = StableDiffusionPipeline.from_pretrained(args.init, dtype=torch.float32)
         tokenizer, text_encoder, unet = start.tokenizer, start.text_encoder, start.unet
     else:
-        tokenizer = build_tokenizer([emoji.caption(i) for i in range(len(emoji))])
+        kept = args.out / "tokenizer"  # ties between merges fall differently in every process
+        if not kept.exists():
+            build_tokenizer([emoji.caption(i) for i in range(len(emoji))]).save_pretrained(kept)
+        tokenizer = CLIPTokenizer.from_pretrained(kept)
         text_encoder = build_text_encoder(tokenizer)
         unet = build_unet(tuple(args.channels), args.dropout)
     loop = Loop(args, Objective(unet, text_encoder), slow=text_encoder.parameters())

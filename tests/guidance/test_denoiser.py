@@ -87,6 +87,13 @@ def test_equal_predictions_are_returned_bit_for_bit():
         assert torch.equal(Denoiser(guider, 2)(Query(c, step()), network).output, c)
 
 
+def test_where_x0_does_not_depend_on_the_output_nothing_is_guided():
+    c = pictures(2, 0)
+    for guider in (CFG(7.5), APG(9) | Rescale(0.7)):
+        network = Answers(c, pictures(2, 1), Readout(1.0, 0.0))  # a noise level of zero
+        assert torch.equal(Denoiser(guider, 2)(Query(c, step()), network).output, c)
+
+
 def test_only_the_images_that_need_it_are_evaluated():
     network = Answers(pictures(4, 0), pictures(4, 1))
     result = Denoiser(CFG([7, 1, 1, 3]), 4)(Query(pictures(4, 2), step()), network)

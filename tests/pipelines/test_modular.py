@@ -8,6 +8,9 @@ from diffusers import (
     AutoGuidance,
     ClassifierFreeGuidance,
     ClassifierFreeZeroStarGuidance,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanImagePipeline,
+    HunyuanImageTransformer2DModel,
     TangentialClassifierFreeGuidance,
 )
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
@@ -144,6 +147,57 @@ def test_a_guider_of_theirs_is_a_rule_in_ours(both, rule):
     here, _ = classic(pipe, DiffusersRule(rule))
     assert error(here, theirs) < 1e-5
     assert torch.equal(classic(pipe, DiffusersRule(rule))[0], here)
+
+
+@pytest.fixture(scope="module")
+def hunyuan():
+    """One of the six classic pipelines with a place for a guider."""
+    torch.manual_seed(0)
+    transformer = HunyuanImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+        num_single_layers=1, num_refiner_layers=1, text_embed_dim=16, text_embed_2_dim=16,
+        rope_axes_dim=(4, 4),
+    )  # fmt: skip
+    pipe = HunyuanImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=None, text_encoder=None,
+        tokenizer=None, text_encoder_2=None, tokenizer_2=None, transformer=transformer.eval(),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run_hunyuan(pipe, guider):
+    pipe.guider = guider
+    generator = torch.Generator().manual_seed(0)
+    words = {
+        f"{sign}prompt_embeds{which}": 4 * torch.randn(2, 5, 16, generator=generator)
+        for sign in ("", "negative_")
+        for which in ("", "_2")
+    }
+    masks = {
+        key.replace("embeds", "embeds_mask"): torch.ones(2, 5, dtype=torch.long) for key in words
+    }
+    return pipe(
+        **words, **masks, num_inference_steps=4, height=128, width=128, output_type="latent",
+        latents=torch.randn(2, 4, 4, 4, generator=generator),
+    ).images  # fmt: skip
+
+
+def test_a_classic_pipeline_with_a_place_for_a_guider(hunyuan):
+    theirs = run_hunyuan(hunyuan, ClassifierFreeGuidance(guidance_scale=5))
+    assert error(run_hunyuan(hunyuan, to_diffusers(CFG(5), hunyuan.scheduler)), theirs) < 1e-5
+    unguided = run_hunyuan(hunyuan, to_diffusers(CFG(1), hunyuan.scheduler))
+    assert error(unguided, theirs) > 0.01
+    calls = []
+    hunyuan.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(1), with_kwargs=True
+    )
+    skipping = to_diffusers(APG(Adaptive(5, threshold=-1)), hunyuan.scheduler)
+    first = run_hunyuan(hunyuan, skipping)
+    assert len(calls) == 5
+    assert torch.equal(run_hunyuan(hunyuan, skipping), first)
+    with pytest.raises(ValueError, match=r"pipe\.guider = to_diffusers"), guided(hunyuan, CFG(5)):
+        pass
 
 
 def test_what_is_not_allowed_is_said():

@@ -165,7 +165,8 @@ OWN_SETTINGS = {
         {"algorithm_type": "sde-dpmsolver++"},
         {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
         {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"},
-        {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "solver_order": 3},
+        {**FLOWS[0], "solver_order": 3},
+        {**FLOWS[0], "use_dynamic_shifting": True, "time_shift_type": "exponential"},
     ],
     "DPMSolverSinglestepScheduler": [
         {"algorithm_type": "sde-dpmsolver++"},
@@ -178,14 +179,18 @@ OWN_SETTINGS = {
     "UniPCMultistepScheduler": [
         {**flow, **sigmas}
         for flow in FLOWS[:1]
-        for sigmas in ({"use_karras_sigmas": True}, {"shift_terminal": 0.1})
+        for sigmas in (
+            {"use_karras_sigmas": True},
+            {"shift_terminal": 0.1},
+            {"use_dynamic_shifting": True, "time_shift_type": "exponential"},
+        )
     ],
 }
 # What a class takes without having it.
 BROKEN = {
     "CosineDPMSolverMultistepScheduler": [{"solver_order": 3}],
     "DDIMInverseScheduler": [{"timestep_spacing": "linspace"}],
-    "HeliosScheduler": [{"predict_x0": False}, *FLOWS[1:], {"use_dynamic_shifting": True}],
+    "HeliosScheduler": [{"predict_x0": False}],
     "UnCLIPScheduler": [{"prediction_type": "v_prediction"}],
     "UniPCMultistepScheduler": [{"shift_terminal": 0.1, "shift": 3.0}],
     **{
@@ -258,11 +263,7 @@ def test_x0_is_the_schedulers_own(name, options):
 def own_x0(scheduler, output, t, x, i):
     """A scheduler's own x0 by its own code, and one step on; ``None`` where it does not show it."""
     name = type(scheduler).__name__
-    if FAMILIES[name].level is families.unit_variance and hasattr(
-        scheduler, "convert_model_output"
-    ):
-        shown = scheduler.convert_model_output(output, sample=x)
-    elif name == "PNDMScheduler":
+    if name == "PNDMScheduler":
         shown = scheduler._get_prev_sample(x, t, -1, output)  # straight to an alpha of 1
     elif name == "TCDScheduler":
         shown = to_the_end(scheduler, output, t, x, i)[1]
