@@ -13,6 +13,7 @@ NAMES = {
     "emoji-judge": "a second image-text model, for published figures alone",
     "emoji-classifier": "the nine categories, calibrated",
 }
+PIPELINES = ("emoji",)
 _CLASSES = {
     "emoji": "diffusers.DiffusionPipeline",
     "emoji-weak": "diffusers.UNet2DConditionModel",

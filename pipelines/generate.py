@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class Picture:
 
 def model_folder(model: str) -> Path:
     """The folder of a shipped model or of a local one; a Hub id is returned as it is."""
-    return models.path(model) if model in models.NAMES else Path(model)
+    return models.path(model) if model in models.PIPELINES else Path(model)
 
 
 def default_device() -> str:
@@ -131,7 +132,9 @@ def load_pipeline(
     import diffusers  # takes seconds, and most mistakes are found before it is needed
 
     source = model_folder(model)
-    allowed = f"one of {', '.join(models.NAMES)}, a folder in Diffusers format, or an id on the Hub"
+    allowed = (
+        f"one of {', '.join(models.PIPELINES)}, a folder in Diffusers format, or an id on the Hub"
+    )
     if not source.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"model is {model!r}; allowed is {allowed}")
     try:
@@ -182,26 +185,52 @@ def generate(
         chosen = guiders[start : start + batch_size]
         same = all(one == chosen[0] for one in chosen)
         with guided(pipe, chosen[0] if same else chosen, quiet=quiet or start > 0) as run:
-            images = pipe(
+            result = pipe(
                 [job.prompt for job in batch],
-                negative_prompt=[job.negative_prompt for job in batch],
                 num_inference_steps=first.num_inference_steps,
-                guidance_scale=7.5,  # only switches the negative branch on
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
+                **_negative(pipe, batch),
                 **_size(pipe, first),
-            ).images
+            )
+            images = result.images
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
+
+
+def _negative(pipe: Any, jobs: Sequence[Settings]) -> dict[str, Any]:
+    """The negative prompts, and what switches the negative branch on; its size has no effect.
+
+    Raises:
+        ValueError: there is a negative prompt and the pipeline takes none.
+    """
+    known = inspect.signature(type(pipe).__call__).parameters
+    negative = [job.negative_prompt for job in jobs]
+    if "negative_prompt" not in known:
+        if any(negative):
+            text = next(filter(None, negative))
+            raise ValueError(f"negative_prompt is {text!r}; {type(pipe).__name__} takes none")
+        return {"guidance_scale": 7.5} if "guidance_scale" in known else {}
+    # Where there is a true scale, guidance_scale is an input of a distilled network.
+    switch = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
+    return {"negative_prompt": negative, switch: 7.5}
 
 
 def _size(pipe: Any, settings: Settings) -> dict[str, int]:
     """Both sides, or none: Diffusers ignores one that is given alone."""
     if settings.width is None and settings.height is None:
         return {}
-    side = pipe.unet.config.sample_size
+    if settings.width and settings.height:
+        return {"width": settings.width, "height": settings.height}
+    network = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    side = getattr(network.config, "sample_size", None) or getattr(pipe, "default_sample_size", 0)
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
-    factor = pipe.vae_scale_factor
+    factor = getattr(pipe, "vae_scale_factor", 0)
+    if not height * factor:
+        raise ValueError(
+            f"width is {settings.width} and height is {settings.height}; allowed for "
+            f"{type(pipe).__name__} are both or none"
+        )
     return {
         "width": settings.width or width * factor,
         "height": settings.height or height * factor,

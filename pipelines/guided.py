@@ -256,9 +256,9 @@ class Attachment:
                 "guider is attached; use `guider | Rescale(phi)`"
             )
             pipe._guidance_rescale = 0.0
-        given = [
-            k for k in ("negative_prompt", "negative_prompt_embeds") if asked.get(k) is not None
-        ]
+        text, embeds = asked.get("negative_prompt"), asked.get("negative_prompt_embeds")
+        given = ["negative_prompt"] if text and any(text) else []
+        given += ["negative_prompt_embeds"] if embeds is not None else []
         if given and not negative:
             self._say_warning(
                 f"{given[0]} has no effect: {_title(self._guider)} never asks for the negative "
