@@ -39,16 +39,18 @@ SHEET = [
     "red heart", "grinning face", "rocket", "red apple", "cat face", "umbrella", "sun", "pizza",
     "soccer ball", "dog face", "key", "airplane", "clown face", "banana", "crown", "octopus",
 ]  # fmt: skip
+BATCH = 64
 STYLES = ["noto", "twemoji", "fluent", "emojione"]
 
 
 class Family:
     """The models and the pictures, loaded once."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, dtype: torch.dtype) -> None:
         self.emoji = Emoji.load(data)
         self.held_out = self.emoji.held_out()
-        self.pipe = models.load("emoji")
+        self.dtype = dtype
+        self.pipe = models.load("emoji", dtype=dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.judge, self.clip = models.load("emoji-judge"), models.load("emoji-clip")
 
@@ -58,8 +60,8 @@ class Family:
         """One picture of each prompt and the mean evaluations of a picture."""
         seeds = list(range(len(prompts))) if seeds is None else seeds
         pictures, spent = [], 0
-        for start in tqdm(range(0, len(prompts), 32), desc=str(guider), leave=False):
-            rows = slice(start, start + 32)
+        for start in tqdm(range(0, len(prompts), BATCH), desc=str(guider), leave=False):
+            rows = slice(start, start + BATCH)
             with guided(self.pipe, guider, quiet=True) as run:
                 pictures += self.pipe(
                     prompts[rows], num_inference_steps=steps,
@@ -85,7 +87,7 @@ class Family:
 
 def colour(family: Family) -> dict:
     """Saturation, contrast and clipping over the scales, at training captions."""
-    rows = family.choose(held_out=False, count=256)
+    rows = family.choose(held_out=False, count=128)
     prompts = [family.emoji.caption(i) for i in rows]
     guiders = [
         CFG(1), CFG(2), CFG(4), CFG(8), CFG(12), APG(8), APG(12), CFG(Adaptive(4)),
@@ -173,7 +175,7 @@ def frechet(family: Family, count: int = 2048) -> dict:
     generator = np.random.default_rng(0)
     rows = generator.choice(np.flatnonzero(~family.held_out), count, replace=False)
     prompts = [family.emoji.caption(i) for i in rows]
-    weak = WeakModel(models.load("emoji-weak"))
+    weak = WeakModel(models.load("emoji-weak", dtype=family.dtype))
     guiders = {
         **{("unguided" if s == 1 else f"CFG {s}"): CFG(s) for s in (1, 2, 4, 8, 12)},
         **{f"autoguidance {s}": CFG(s, reference=weak) for s in (1.5, 2, 3)},
@@ -217,7 +219,8 @@ def networks(family: Family) -> dict:
         abs((right - confidence)[bins == b].sum().item()) for b in range(10)
     ) / len(rows)  # fmt: skip
     target = pictures[family.held_out]
-    output = torch.cat([family.pipe.vae(x).sample for x in target.split(128)])
+    vae = models.load("emoji").vae
+    output = torch.cat([vae(x).sample for x in target.split(128)])
     result = {
         "classifier": {
             "held-out accuracy": bootstrap(right.numpy()),
@@ -282,8 +285,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, sheet; all by default")
     parser.add_argument("--data", type=Path, default=Path("build/emoji.npz"))
     parser.add_argument("--out", type=Path, default=Path("build/report"))
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     args = parser.parse_args()
-    family = Family(args.data)
+    family = Family(args.data, getattr(torch, args.dtype))
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "report.json"
     report = json.loads(file.read_text()) if file.exists() else {}
@@ -291,7 +295,7 @@ def main() -> None:
         if name == "sheet":
             sheet(family, args.out)
             continue
-        report[name] = PARTS[name](family)
+        report[name] = {"dtype": args.dtype, **PARTS[name](family)}
         file.write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps({name: report[name]}, indent=1), flush=True)
 
