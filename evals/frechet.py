@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,10 @@ class Moments:
 
     def save(self, path: str | Path, **more: np.ndarray) -> None:
         """Write ``mu``, ``sigma``, ``count`` and whatever else is named."""
-        np.savez_compressed(
-            path, mu=self.mean.numpy(), sigma=self.covariance.numpy(), count=self.count, **more
-        )
+        arrays: dict[str, Any] = {
+            "mu": self.mean.numpy(), "sigma": self.covariance.numpy(), "count": self.count, **more,
+        }  # fmt: skip
+        np.savez_compressed(path, **arrays)
 
 
 class Streamed:

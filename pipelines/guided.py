@@ -134,15 +134,27 @@ class Attachment:
                     "`with guided(...)`; allowed before it"
                 )
         try:
-            bound = inspect.signature(original).bind(pipe, *args, **kwargs)
+            signature = inspect.signature(original)
+            bound = signature.bind(pipe, *args, **kwargs)
             bound.apply_defaults()
-            self._asked = bound.arguments
+            self._asked = dict(bound.arguments)
+            for parameter in signature.parameters.values():
+                if parameter.kind == parameter.VAR_KEYWORD:
+                    self._asked |= self._asked.pop(parameter.name)
         except TypeError:
             self._asked = {}  # the pipeline says what is wrong
         self.calls.append(Call())
         self._running, self._latents = True, None
         try:
-            return original(pipe, *args, **kwargs)
+            result = original(pipe, *args, **kwargs)
+            if self._run is not None:
+                self._run.finish()
+            if not self.last.records:
+                raise RuntimeError(
+                    f"{self._name} did not evaluate its denoiser and step its scheduler in a way "
+                    "that can be guided"
+                )
+            return result
         finally:
             self._running, self._run = False, None
 
@@ -157,6 +169,8 @@ class Attachment:
     def _begin(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's ``set_timesteps``: a new run, with fresh memory."""
         if self._running:
+            if self._run is not None:
+                self._run.finish()
             self._run = None
         return original(scheduler, *args, **kwargs)
 
@@ -167,7 +181,7 @@ class Attachment:
                 args = (self._run.commit(args[0]), *args[1:])
             else:
                 kwargs["model_output"] = self._run.commit(kwargs["model_output"])
-            self._form = self._run.form
+            self._form = self._run.learnt or self._form
         return original(scheduler, *args, **kwargs)
 
     def _evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
@@ -208,7 +222,8 @@ class Attachment:
             raise ValueError(self._why_single())
         self._warn(negative, doubled)
         rigid = "".join(needs_every_row(part, self._form) for part in self._parts.values())
-        self.last.images, self.last.steps = batch, steps
+        self.last.images = batch
+        self.last.steps += steps
         most = sum(len(rows) for plan in plans for rows in plan.values()) / batch
         line = (
             f"{_title(self._guider)}; {sum(step.stage == 0 for step in steps)} steps; "
@@ -217,12 +232,10 @@ class Attachment:
         if not self._quiet:
             self._say(line)
         shape = None if self._latents is None else self._latents[1:]
-        run = Run(
+        return Run(
             self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
-            rigid
+            rigid, self.last.records,
         )  # fmt: skip
-        self.last.records = run.records
-        return run
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
         """How many images the run has."""
@@ -356,7 +369,7 @@ def guided(
             "already; leave its `with` first, or add the guiders: `CFG(5) + APG(3)`"
         )
     for network in (part for name, part in parts.items() if name in DENOISERS):
-        check_dtype(pipe, network.dtype)
+        check_dtype(pipe, getattr(network, "dtype", torch.float32))
     attachment = Attachment(pipe, guider if is_guider else several, quiet)
     attachment.attach()
     try:

@@ -13,6 +13,8 @@ LATENTS = ("hidden_states", "sample", "x", "latents")  # what Diffusers' denoise
 TIMES = ("timestep", "timesteps", "t")
 # Positions, not images: these have as many rows as there are tokens.
 SHARED = ("image_rotary_emb", "rotary_embedding", "text_rotary_emb", "img_ids", "txt_ids")
+LISTS = ("img_shapes", "txt_seq_lens")  # an item for each row; other lists are for each network
+REPEATED = ("encoder_hidden_states",)  # may have several rows for each one: the frames of a video
 
 
 @dataclass(frozen=True)
@@ -60,29 +62,35 @@ class Inputs:
         return next((self.kwargs[name] for name in names if name in self.kwargs), None)
 
 
-def choose(value: Any, rows: Sequence[int], total: int) -> Any:
-    """Take ``rows`` of everything with ``total`` rows in a nest of tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        if value.dim() and len(value) == total:
-            return value[torch.as_tensor(rows, device=value.device, dtype=torch.long)]
+def choose(value: Any, rows: Sequence[int], total: int, name: str = "") -> Any:
+    """Take ``rows`` of every tensor with ``total`` rows in a nest of tuples, lists and dicts.
+
+    ``name`` is that of the argument, where it has one.
+    """
+    if name in SHARED:
         return value
+    if isinstance(value, Tensor):
+        if not value.dim() or not len(value):
+            return value
+        each, rest = divmod(len(value), total)
+        if rest or (each != 1 and name not in REPEATED):
+            return value
+        index = torch.as_tensor(rows, device=value.device, dtype=torch.long)
+        return value.unflatten(0, (total, each))[index].flatten(0, 1)
     if isinstance(value, dict):
-        return {
-            key: item if key in SHARED else choose(item, rows, total) for key, item in value.items()
-        }
-    if isinstance(value, list) and len(value) == total and not _has_tensor(value):
-        return [value[row] for row in rows]  # such as the sizes of the images
+        return {key: choose(item, rows, total, key) for key, item in value.items()}
+    if isinstance(value, list) and name in LISTS and len(value) == total:
+        return [value[row] for row in rows]
     if isinstance(value, (tuple, list)):
         return type(value)(choose(item, rows, total) for item in value)
     return value
 
 
-def _has_tensor(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(map(_has_tensor, value))
-    return isinstance(value, Tensor)
-
-
 def crop(value: Tensor, shape: Sequence[int]) -> Tensor:
-    """A view of the leading part of (rows, ...): the latents come first, then masks or tokens."""
+    """A view of the leading part of (rows, ...): the latents come first, then masks or tokens.
+
+    Where the shape has another number of dimensions, all of it.
+    """
+    if len(shape) != value.dim() - 1:
+        return value
     return value[(slice(None), *(slice(size) for size in shape))]

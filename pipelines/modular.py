@@ -8,6 +8,7 @@ object of any guider of this library.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +79,8 @@ class DiffusersGuidance(BaseGuidance):
         self._sign = -1 if negated else 1
         self._scheduler: Any = None
         self._denoiser: Denoiser | None = None
-        self._steps: list[Step] = []
+        self._steps: dict[int, Step] = {}  # by the loop's own count
+        self._seen: float = math.inf
         self._requests: dict[Branch, list[int]] = {}
         self._x: Tensor | None = None
 
@@ -104,11 +106,14 @@ class DiffusersGuidance(BaseGuidance):
         return copy.bind(self._scheduler, None if "guider" in kwargs else self._guider)
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
-        """Called by the loop before each evaluation; step 0 begins a run with fresh memory."""
+        """Called by the loop before each evaluation; one that is not later begins a new run."""
         super().set_state(step, num_inference_steps, timestep)
-        if step == 0:
+        if step <= self._seen:  # a second guider of the same run does not see its first steps
             self._denoiser, self.records = None, []
-            self._steps = steps_ahead(self._scheduler_of(), float(torch.as_tensor(timestep)))
+        if self._denoiser is None:
+            ahead = steps_ahead(self._scheduler_of(), float(torch.as_tensor(timestep)))
+            self._steps = dict(enumerate(ahead, start=step))
+        self._seen = step
         self._x = None
 
     def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:

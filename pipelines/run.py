@@ -30,7 +30,7 @@ from ..guidance import (
 from ..samplers import readout_at
 from .form import Form
 from .inputs import Inputs, crop
-from .learn import close, combination, error, same
+from .learn import combination, error, sign_of, tolerance
 
 Forward = Callable[..., Any]
 NEGATIVE = Branch("negative")
@@ -72,6 +72,7 @@ class Run:
         doubled: does the pipeline evaluate its negative branch?
         shape: of one image's latents, if known.
         rigid: why no evaluation may be left out; "" where any may.
+        records: to which those of this run are added.
     """
 
     def __init__(
@@ -85,15 +86,18 @@ class Run:
         doubled: bool,
         shape: Sequence[int] | None,
         rigid: str = "",
+        records: list[Record] | None = None,
     ) -> None:
         self.form, self.batch, self.doubled = form, batch, doubled
-        self.records: list[Record] = []
+        self.records: list[Record] = [] if records is None else records
+        self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
         self._rigid = rigid
         self._denoiser = Denoiser(guider, batch)
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
+        self._errors: list[tuple[Tensor, float]] = []
 
     def evaluate(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer one call of the denoiser; ``forward`` is its own ``__call__``."""
@@ -135,29 +139,50 @@ class Run:
             return output
         if self.form is None:
             output = self._learn(turn, output)
-        if turn.guided is None or turn.value is None or self.form is None:
+        elif turn.guided is not None:
+            self._check(turn, output, self.form)
+        if turn.guided is None:
             raise RuntimeError(
                 f"{self._name} did not evaluate its negative branch at step {turn.step.index}, "
                 "which the guider needs; to stop guiding early use Interval or Adaptive"
             )
-        guided = NEGATIVE in turn.requests  # at most two comparisons in a run
-        if guided not in self._checked:
-            sent = torch.cat([turn.value] * (len(output) // self.batch))
-            sent = crop(sent, output.shape[1:])
-            if sent.shape != output.shape or not close(self.form.sign * output, sent):
-                how = (
-                    f"differs by {error(self.form.sign * output, sent):.1e}"
-                    if sent.shape == output.shape
-                    else f"is {tuple(output.shape)} instead of {tuple(sent.shape)}"
-                )
-                raise RuntimeError(
-                    f"{self._name} changes the guided prediction before it reaches the scheduler "
-                    f"(it {how}); this pipeline cannot be guided"
-                )
-            self._checked.add(guided)
         self.records.append(turn.guided.record)
         self._count += 1
         return output
+
+    def finish(self) -> None:
+        """The run is over: what was not yet compared is looked at, all at once."""
+        if self._turn is not None and self._turn.calls:
+            raise RuntimeError(
+                f"{self._name} evaluated its denoiser without a step of its scheduler; this "
+                "pipeline cannot be guided"
+            )
+        for found, allowed in self._errors:
+            if not found <= allowed:
+                raise RuntimeError(self._changed(float(found)))
+
+    def _check(self, turn: Turn, output: Tensor, form: Form) -> None:
+        """Is it the guided prediction that reaches the scheduler?
+
+        The first evaluation of each kind, guided and not, is looked at at once, the others when
+        the run ends: looking makes a GPU wait.
+        """
+        assert turn.value is not None
+        sent = crop(torch.cat([turn.value] * (len(output) // self.batch)), output.shape[1:])
+        found, allowed = error(form.sign * output, sent), tolerance(turn.value.dtype)
+        guided = NEGATIVE in turn.requests
+        if guided in self._checked:
+            self._errors.append((found, allowed))
+        elif not found <= allowed:
+            raise RuntimeError(self._changed(float(found)))
+        self._checked.add(guided)
+
+    def _changed(self, found: float) -> str:
+        how = "has another shape" if found == float("inf") else f"differs by {found:.1e}"
+        return (
+            f"{self._name} changes the guided prediction before it reaches the scheduler (it "
+            f"{how}); this pipeline cannot be guided"
+        )
 
     def _begin(self) -> Turn:
         if self._count == len(self._steps):
@@ -235,7 +260,7 @@ class Run:
             chosen = [first[b.condition] + row for b in mine for row in turn.requests[b]]
             part = inputs.take(chosen)
             result = (model or forward)(*part.args, **part.kwargs)
-            output = result[0]
+            output = _output(result)
             if model is None:
                 turn.calls[-1] = (inputs, result)
             if turn.q is None:
@@ -274,26 +299,29 @@ class Run:
 
     def _learn(self, turn: Turn, output: Tensor) -> Tensor:
         """Find the form from the first evaluation, and put the guided prediction in its place."""
-        outputs = [result[0] for _, result in turn.calls]
-        if self.doubled and len(outputs) == 1 and len(outputs[0]) == 2 * self.batch:
+        outputs = [_output(result) for _, result in turn.calls]
+        rows = [len(each) for each in outputs]
+        if self.doubled and rows == [2 * self.batch]:
             passes, (first, second) = 1, outputs[0].chunk(2)
-        elif self.doubled and len(outputs) == 2:
+        elif self.doubled and rows == [self.batch] * 2:
             passes, (first, second) = 2, outputs
-        elif not self.doubled and len(outputs) == 1:
+        elif not self.doubled and rows == [self.batch]:
             passes, first, second = 1, outputs[0], outputs[0]
         else:
             raise RuntimeError(
-                f"{self._name} called its denoiser {len(outputs)} times at step {turn.step.index}, "
-                f"for {self.batch} images and a negative branch that is "
+                f"{self._name} called its denoiser with {' and '.join(map(str, rows))} rows at "
+                f"step {turn.step.index}, for {self.batch} images and a negative branch that is "
                 f"{'on' if self.doubled else 'off'}; this pipeline cannot be guided"
             )
         seen = output[: self.batch]
-        if error(second, first) < 1e-6:  # the branches agree: nothing to learn but the sign
-            sign, found = same(seen, first), None
-            form = Form(passes, sign=sign) if sign else None
-        else:
-            found = combination(seen, first, second)
-            form = Form(passes, positive_first=found[1], sign=found[0]) if found else None
+        upcast = output.dtype == torch.float32 and first.dtype != torch.float32
+        agree = bool(error(second, first) <= 1e-6)
+        form: Form | None = None
+        if agree:  # nothing to learn but the sign
+            if sign := sign_of(seen, first):
+                form = Form(passes, sign=sign, upcast=upcast)
+        elif found := combination(seen, first, second):
+            form = Form(passes, positive_first=found[1], sign=found[0], upcast=upcast)
         if form is None:
             raise RuntimeError(
                 f"{self._name} does not combine its branches as u + s * (c - u) before it steps "
@@ -307,8 +335,10 @@ class Run:
             offsets = self._offsets(form) if passes == 1 else {role: 0}
             self._ask(turn, lambda *_, r=result, **__: r, inputs, offsets, form)
         value = form.sign * crop(self._combine(turn), output.shape[1:])
-        if found or not self.doubled:
+        if not (self.doubled and agree):
             self.form = form
+        if self.doubled and not agree:
+            self.learnt = form  # order, sign and passes: good for other runs too
         return torch.cat([value] * (len(output) // self.batch))
 
 
@@ -326,8 +356,15 @@ def common_shape(
     return common
 
 
+def _output(result: Any) -> Tensor:
+    """The prediction in what a denoiser returns: it, or the first of several."""
+    return result if isinstance(result, Tensor) else result[0]
+
+
 def _rewrap(template: Any, value: Tensor) -> Any:
     """``value`` in the form in which the denoiser answers."""
+    if isinstance(template, Tensor):
+        return value
     if template is None:
         return (value,)
     if isinstance(template, tuple):

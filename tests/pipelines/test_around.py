@@ -10,6 +10,7 @@ import zoo
 from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from guiders import APG, CFG, Adaptive, Interval, WeakModel, guided
+from guiders.pipelines.inputs import Inputs
 
 SKIPPING = CFG(Adaptive(5, threshold=-1))  # guides the first step alone
 
@@ -125,6 +126,39 @@ def test_a_controlnet_is_evaluated_for_no_more_rows_than_the_denoiser(name):
     assert rows == [3, 3, 3, 3]
     assert error(mixed[0], ours[0]) < 1e-5
     assert error(mixed[1], zoo.run(name, pipe)[1]) < 1e-5
+
+
+def test_a_list_for_each_controlnet_is_not_one_for_each_row():
+    """Two scales beside two rows, [negative, positive] of one image."""
+    pipe = zoo.build("sd-controlnet")
+    calls = [0, 0]
+    nets = [pipe.controlnet, zoo.build("sd-controlnet").controlnet]
+    for number, net in enumerate(nets):
+
+        def count(module, args, kwargs, number=number):
+            calls[number] += 1
+
+        net.register_forward_pre_hook(count, with_kwargs=True)
+    for parameter in nets[1].parameters():
+        parameter.data.mul_(1.1)
+    both = type(pipe)(
+        **{**pipe.components, "controlnet": diffusers.MultiControlNetModel(nets)},
+        requires_safety_checker=False,
+    )
+    both.set_progress_bar_config(disable=True)
+    options = {"controlnet_conditioning_scale": [0.3, 1.0], "image": [zoo.pictures((0,))] * 2}
+    own = zoo.run("sd-controlnet", both, rows=(0,), scale=1, **options)
+    ours, _ = attached("sd-controlnet", CFG(1), both, rows=(0,), **options)
+    assert calls == [8, 8]
+    assert error(ours, own) < 1e-6
+
+
+def test_frames_of_a_video_belong_to_their_prompt():
+    words = torch.arange(12.0).view(12, 1)  # three frames of each of 4 rows
+    inputs = Inputs((torch.zeros(4, 1), 5), {"encoder_hidden_states": words, "txt_ids": words})
+    part = inputs.take([1, 3]).kwargs
+    assert part["encoder_hidden_states"].flatten().tolist() == [3, 4, 5, 9, 10, 11]
+    assert part["txt_ids"] is words
 
 
 def test_guess_mode_stays_as_it_is():

@@ -115,6 +115,36 @@ def test_saving_loading_and_copying(both, tmp_path):
     assert torch.equal(run(modular, bridge.new()), there)
 
 
+def test_a_guider_that_first_sees_the_middle_of_a_run(both):
+    """As the second of the two guiders of Wan 2.2: twice, to see that its memory begins afresh."""
+    modular, _ = both
+    modular.scheduler.set_timesteps(6)
+    data = {"prompt_embeds": (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))}
+    x = tiny.latents()
+
+    class Denoiser(torch.nn.Module):
+        def forward(self, x, t):
+            return x
+
+    network, results = Denoiser(), []
+    bridge = to_diffusers(APG(6), modular.scheduler)
+    for _ in range(2):
+        modular.scheduler.set_timesteps(6)
+        for step in (3, 4, 5):
+            t = modular.scheduler.timesteps[step]
+            modular.scheduler._step_index = step
+            bridge.set_state(step, 6, t)
+            batches = bridge.prepare_inputs(data)
+            for number, batch in enumerate(batches):
+                bridge.prepare_models(network)
+                batch.noise_pred = network(x, t) * (1 + number)
+                bridge.cleanup_models(network)
+            results.append(bridge(batches).pred)
+    assert len(bridge.records) == 3
+    assert torch.equal(torch.stack(results[:3]), torch.stack(results[3:]))
+    assert not torch.equal(results[0], results[1])
+
+
 def test_disabled_it_does_nothing(both):
     modular, pipe = both
     bridge = to_diffusers(APG(6), modular.scheduler)

@@ -177,15 +177,47 @@ class Stops(TwoPasses):
         return super().both(x, t, positive, negative, s)
 
 
+class Copies(TwoPasses):
+    """What the first call returned is not what is combined."""
+
+    def network(self, x, t, embeds):
+        return super().network(x, t, embeds) * 1.0
+
+
+class Stepless(PositiveFirst):
+    def __call__(self, rows=(0, 1), guidance_scale=5.0):
+        self.scheduler.set_timesteps(STEPS)
+        x = tiny.latents(2)
+        for t in self.scheduler.timesteps:
+            x = x - 0.1 * self.both(x, t, EMBEDS[:2], EMBEDS[2:4], guidance_scale)
+        return x
+
+
+class Bypasses(PositiveFirst):
+    def network(self, x, t, embeds):
+        return self.unet.forward(x, t, encoder_hidden_states=embeds, return_dict=False)[0]
+
+
+class Extra(NegativeFirst):
+    """Guidance of its own in a further forward, as SAG's."""
+
+    def both(self, x, t, positive, negative, s):
+        return super().both(x, t, positive, negative, s) + 0 * self.network(x, t, negative)
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
         (Normed, "Normed does not combine its branches as"),
-        (Three, "Three called its denoiser 1 times at step 0, for 6 images"),
-        (Thrice, "Thrice called its denoiser 3 times at step 0"),
+        (Three, "Three called its denoiser with 6 rows at step 0, for 6 images"),
+        (Thrice, "Thrice called its denoiser with 2 and 2 and 2 rows at step 0"),
         (Scaled, "this pipeline cannot be guided"),
         (Tokens, "latents of type list; allowed is a tensor"),
         (Stops, "Stops did not evaluate its negative branch at step 2"),
+        (Copies, "Copies changes the guided prediction"),
+        (Stepless, "Stepless evaluated its denoiser without a step of its scheduler"),
+        (Bypasses, "Bypasses did not evaluate its denoiser"),
+        (Extra, "Extra called its denoiser with 4 and 2 rows at step 0"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -202,6 +234,104 @@ class Forgets(PositiveFirst):
 
     def both(self, x, t, positive, negative, s):
         return self.factor * super().both(x, t, positive, negative, s)
+
+
+class Later(PositiveFirst):
+    """Changes what is guided, but not from the first step on."""
+
+    def both(self, x, t, positive, negative, s):
+        late = t < self.scheduler.timesteps[2]
+        return (1.2 if late else 1.0) * super().both(x, t, positive, negative, s)
+
+
+def test_what_reaches_the_scheduler_is_checked_at_every_step():
+    pipe = make(Later)
+    for guider in (CFG(5), CFG(1)):
+        with (
+            guided(pipe, guider, quiet=True),
+            pytest.raises(RuntimeError, match=r"changes the guided prediction .* by 2.0e-01"),
+        ):
+            pipe()
+
+
+def test_what_was_learnt_without_a_negative_branch_is_no_rule_for_one():
+    for kind in KNOWN_PATTERNS:
+        pipe = make(kind)
+        with guided(pipe, CFG(1), quiet=True):
+            pipe(guidance_scale=1)
+            again = pipe(guidance_scale=5)
+        assert error(again, pipe(guidance_scale=1)) < 1e-6
+
+
+class SamePrompts(MadeUp):
+    def both(self, x, t, positive, negative, s):
+        c = self.network(x, t, positive)
+        u = self.network(x, t, positive)
+        return u + s * (c - u)
+
+
+def test_branches_that_agree_teach_nothing_and_need_no_guidance():
+    pipe = make(SamePrompts)
+    ours, run = attached(pipe, CFG(5))
+    assert error(ours, pipe(guidance_scale=1)) < 1e-5
+    assert run.nfe == 2 * STEPS
+
+
+class Upcast(TwoPasses):
+    def network(self, x, t, embeds):
+        return super().network(x.to(self.unet.dtype), t, embeds.to(self.unet.dtype)).float()
+
+
+class UpcastOnce(NegativeFirst):
+    def network(self, x, t, embeds):
+        return super().network(x.to(self.unet.dtype), t, embeds.to(self.unet.dtype)).float()
+
+
+@pytest.mark.parametrize("kind", [Upcast, UpcastOnce])
+def test_an_upcast_is_learnt_in_half_precision(kind):
+    pipe = make(kind).to(torch.bfloat16)
+    own = pipe()
+    assert error(pipe(guidance_scale=1), own) > 0.01
+    assert error(attached(pipe, CFG(5))[0], own) < 1e-5
+
+
+class Plain(torch.nn.Module):
+    """A network of one's own: no dtype, no config, a tensor for an answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny.sd("ddim").unet
+
+    def forward(self, x, t, encoder_hidden_states=None, return_dict=True):
+        return self.inner(x, t, encoder_hidden_states=encoder_hidden_states).sample
+
+
+class WithPlain(TwoPasses):
+    def __init__(self, unet, scheduler):
+        super().__init__(unet, scheduler)
+        self.unet = Plain()
+
+    def network(self, x, t, embeds):
+        return self.unet(x, t, encoder_hidden_states=embeds)
+
+
+def test_a_network_of_ones_own():
+    pipe = make(WithPlain)
+    assert error(attached(pipe, CFG(5))[0], pipe()) < 1e-5
+
+
+class TwoRuns(PositiveFirst):
+    def __call__(self, rows=(0, 1), guidance_scale=5.0):
+        super().__call__(rows, guidance_scale)
+        return super().__call__(rows, guidance_scale)
+
+
+def test_a_call_of_several_runs_counts_them_all():
+    pipe = make(TwoRuns)
+    ours, run = attached(pipe, APG(5))
+    assert run.nfe == 4 * STEPS
+    assert len(run.records) == len(run.last.steps) == 2 * STEPS
+    assert error(ours, attached(make(PositiveFirst), APG(5))[0]) < 1e-5
 
 
 def test_what_reaches_the_scheduler_is_checked_in_every_run():
