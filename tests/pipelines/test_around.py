@@ -274,3 +274,38 @@ def test_the_plan_line_is_right_for_a_late_start(capsys):
     assert re.search("4 steps; at most 8 evaluations", capsys.readouterr().err)
     assert run.nfe == 8
     assert run.records[0].sigma < 5
+
+
+def test_an_ip_adapter():
+    pipe = zoo.build("sd")
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(*shape):
+        return torch.randn(*shape, generator=generator) / 4
+
+    layers = {}
+    for number, (name, _) in enumerate(pipe.unet.attn_processors.items()):
+        if "attn2" in name:
+            block = pipe.unet.get_submodule(name.removesuffix(".processor"))
+            for part in ("to_k", "to_v"):
+                width = getattr(block, part).out_features
+                layers[f"{number}.{part}_ip.weight"] = weight(width, 32)
+    projection = {
+        "proj.weight": weight(4 * 32, 16), "proj.bias": weight(4 * 32),
+        "norm.weight": torch.ones(32), "norm.bias": torch.zeros(32),
+    }  # fmt: skip
+    pipe.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": layers}])
+    pipe.set_ip_adapter_scale(1.0)
+
+    picture, nothing = torch.ones(1, 1, 16), torch.zeros(1, 1, 16)  # for every prompt
+    both = [torch.cat([nothing, picture])]
+    own = zoo.run("sd", pipe, ip_adapter_image_embeds=both)
+    without = zoo.run("sd", pipe, ip_adapter_image_embeds=[0 * both[0]])
+    assert error(own, without) > 0.01
+    ours, _ = attached("sd", CFG(5), pipe, ip_adapter_image_embeds=both)
+    assert error(ours, own) < 1e-5
+    mixed, run = attached("sd", CFG([1, 5]), pipe, ip_adapter_image_embeds=both)
+    unguided = zoo.run("sd", pipe, scale=1, ip_adapter_image_embeds=[picture])
+    assert run.last.evaluations == [4, 8]
+    assert error(mixed[0], unguided[0]) < 1e-5
+    assert error(mixed[1], own[1]) < 1e-5
