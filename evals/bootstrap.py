@@ -29,12 +29,15 @@ def bootstrap(
     samples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    centred: bool = False,
 ) -> Estimate:
     """``statistic(values)`` with its percentile interval.
 
     Args:
         values: (N, ...) one row for a picture; rows are drawn with replacement.
         statistic: rows to a number.
+        centred: put the interval about the value, with its width. For statistics that drawing with
+            replacement shifts: a Frechet distance grows with every row that is there twice.
 
     Raises:
         ValueError: there is no row.
@@ -47,4 +50,7 @@ def bootstrap(
         statistic(values[generator.integers(len(values), size=len(values))]) for _ in range(samples)
     ]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(statistic(values)), float(low), float(high))
+    value = float(statistic(values))
+    if centred:
+        low, high = value - (high - low) / 2, value + (high - low) / 2
+    return Estimate(value, float(low), float(high))

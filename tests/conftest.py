@@ -71,7 +71,7 @@ def page():
         "",
         "A pipeline that is not listed is learnt from its first evaluation, which then costs both "
         "branches, or refused: what reaches the scheduler is compared with the guided prediction "
-        f"in every run. Listed but guided by distillation alone: {', '.join(untried) or 'none'}.",
+        f"at every step. Known by their code but not tried here: {', '.join(untried) or 'none'}.",
         "",
         "Pipelines with a place for a guider of their own (Modular Diffusers; HunyuanImage, "
         "HunyuanVideo 1.5, MotifVideo) take `to_diffusers(guider, pipe.scheduler)`.",

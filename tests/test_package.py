@@ -97,3 +97,13 @@ def test_everything_public_is_documented():
     for name in guiders.__all__:
         item = getattr(guiders, name)
         assert name == "__version__" or item.__doc__, name
+
+
+def test_the_support_page_is_that_of_this_version():
+    from guiders import samplers
+    from guiders.pipelines import form
+
+    page = (ROOT / "docs" / "support.md").read_text()
+    for table in (form.FORMS, form.REFUSED, samplers.FAMILIES, samplers.REFUSED):
+        assert [name for name in table if name not in page] == [], "run `make support`"
+    assert "**no**" not in page

@@ -191,7 +191,7 @@ def frechet(family: Family, count: int = 2048) -> dict:
             def distance(x: np.ndarray, name: str = name) -> float:
                 return frechet_distance(Moments.of(x), reference[name])
 
-            result[name] = bootstrap(features, distance, samples=200)
+            result[name] = bootstrap(features, distance, samples=200, centred=True)
         return result
 
     table = {"held-out real pictures": distances(family.emoji.images[family.held_out])}

@@ -30,6 +30,19 @@ def test_any_statistic_of_rows_and_the_same_seed_gives_the_same():
     assert str(bootstrap(np.ones(5))) == "1.000 (1.000 to 1.000)"
 
 
+def test_a_centred_interval_holds_the_value_where_drawing_again_shifts_it():
+    x = np.random.default_rng(3).normal(size=(60, 8))
+
+    def smallest_spread(rows):  # of any direction: shrinks with every row that is drawn twice
+        return np.linalg.eigvalsh(np.cov(rows, rowvar=False))[0]
+
+    plain = bootstrap(x, smallest_spread, samples=300)
+    centred = bootstrap(x, smallest_spread, samples=300, centred=True)
+    assert plain.value > (plain.low + plain.high) / 2
+    assert centred.low < centred.value < centred.high
+    assert centred.high - centred.low == pytest.approx(plain.high - plain.low)
+
+
 def test_no_rows_is_an_error():
     with pytest.raises(ValueError, match="values are empty"):
         bootstrap(np.empty(0))
