@@ -178,7 +178,7 @@ def frechet(family: Family, count: int = 2048) -> dict:
     weak = WeakModel(models.load("emoji-weak", dtype=family.dtype))
     guiders = {
         **{("unguided" if s == 1 else f"CFG {s}"): CFG(s) for s in (1, 2, 4, 8, 12)},
-        **{f"autoguidance {s}": CFG(s, reference=weak) for s in (1.5, 2, 3)},
+        **{f"autoguidance {s}": CFG(s, reference=weak) for s in (1.5, 2)},
     }
     networks = {"emoji-clip": family.clip, "emoji-judge": family.judge}
     reference = {name: Moments.load(models.statistics(name)) for name in networks}
