@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 
 def number(
-    default: float | None = dataclasses.MISSING,  # type: ignore[assignment]
+    default: Any = dataclasses.MISSING,
     *,
     low: float = -math.inf,
     high: float = math.inf,
@@ -36,10 +36,10 @@ def reject(owner: object, name: str, value: object, allowed: str) -> ValueError:
     return ValueError(f"{who}: {name} is {value!r}; allowed is {allowed}")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Is it a finite real number, of Python or numpy?"""
     real = isinstance(value, Real) and not isinstance(value, bool)
-    return real and -1e300 < value < 1e300  # type: ignore[operator]
+    return real and -1e300 < value < 1e300
 
 
 def fields_of(config: Config | type[Config]) -> tuple[dataclasses.Field, ...]:

@@ -155,8 +155,13 @@ class DiffusersGuidance(BaseGuidance):
     def forward(self, **outputs: Tensor) -> GuiderOutput:
         """The guided output (B, ...) of those of the branches."""
         positive = outputs["pred_cond"]
-        if not self._enabled or self._denoiser is None or self._x is None:
+        if not self._enabled:
             return GuiderOutput(pred=positive, pred_cond=positive, pred_uncond=None)
+        if self._denoiser is None or self._x is None:
+            raise RuntimeError(
+                "the guider did not see what the network was called with; allowed are loops that "
+                "call set_state, prepare_inputs and prepare_models, and then the network itself"
+            )
         step = self._steps[self._step]
         shape = common_shape(None, self._x.shape[1:], positive.shape[1:])
         q = Query(crop(self._x, shape), step)

@@ -59,8 +59,6 @@ def test_a_whole_run_of_cfg_is_the_pipelines_own(name):
 @every_pipeline
 def test_scale_one_is_the_pipelines_own_unguided_output(name):
     own = zoo.run(name, pipe_of(name), scale=1)
-    if name == "kandinsky3":  # it is switched off at 0 by itself, and at 1 by nobody
-        pytest.skip("it has no unguided output at scale 1")
     for scale in (5, 1):  # with the negative branch there and not
         ours, run = attached(name, CFG(1), scale=scale)
         assert error(ours, own) < 1e-6
@@ -118,10 +116,8 @@ def test_rows_are_really_skipped(name):
             assert (run.nfe < 2 * len(run.records)) is saves
             if name in ONE_PASS:
                 assert len(rows) == len(run.records)  # one forward a step
-            if saves:  # the first solver step is guided, and no other
-                first = sum(step.stage == 0 for step in run.last.steps[:1])
-                assert run.records[-1].skipped == [0, 1]
-                assert len([r for r in run.records if not r.skipped]) >= first
+            if saves:  # the first step is guided, and no other
+                assert [r.skipped for r in run.records] == [[], *[[0, 1]] * (len(run.records) - 1)]
     finally:
         for handle in handles:
             handle.remove()
@@ -156,14 +152,12 @@ def test_it_is_restored_and_a_second_run_is_the_first(name):
     assert torch.equal(zoo.run(name, pipe), before)
 
 
-@every_pipeline
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "kandinsky3"])  # refused there
 def test_half_precision_is_no_further_from_the_truth(name):
     """A whole run in bfloat16, ours and the pipeline's own, against float64 with the same weights.
 
     Rounding makes runs part company in either direction, hence the margin.
     """
-    if name == "kandinsky3":
-        pytest.skip("refused in half precision")
     low = pipe_of(name, torch.bfloat16)
     exact = zoo.build(name)
     exact.to(torch.bfloat16).to(torch.float64)

@@ -145,7 +145,7 @@ def test_a_guider_that_first_sees_the_middle_of_a_run(both):
     assert not torch.equal(results[0], results[1])
 
 
-def test_disabled_it_does_nothing(both):
+def test_it_asks_for_a_negative_prompt_only_where_it_may_need_one(both):
     modular, pipe = both
     bridge = to_diffusers(APG(6), modular.scheduler)
     unguided, _ = classic(pipe, CFG(1))
@@ -169,9 +169,10 @@ def test_disabled_it_does_nothing(both):
 def test_a_guider_of_theirs_is_a_rule_in_ours(both, rule):
     modular, pipe = both
     if rule._stop < 1:  # their own loop reads the number of prompts from the last run
+        half, _ = classic(pipe, CFG(lambda step: 6 if step.index < 3 else 1))
         here, _ = classic(pipe, DiffusersRule(rule))
-        again, _ = classic(pipe, DiffusersRule(rule))
-        assert torch.equal(here, again)
+        assert error(here, half) < 1e-5
+        assert torch.equal(classic(pipe, DiffusersRule(rule))[0], here)
         return
     theirs = run(modular, rule.new())
     here, _ = classic(pipe, DiffusersRule(rule))
@@ -222,6 +223,11 @@ def test_a_classic_pipeline_with_a_place_for_a_guider(hunyuan):
     hunyuan.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(1), with_kwargs=True
     )
+    off = to_diffusers(CFG(5), hunyuan.scheduler)
+    off.disable()
+    assert error(run_hunyuan(hunyuan, off), unguided) < 1e-6
+    assert len(calls) == 4
+    calls.clear()
     skipping = to_diffusers(APG(Adaptive(5, threshold=-1)), hunyuan.scheduler)
     first = run_hunyuan(hunyuan, skipping)
     assert len(calls) == 5
