@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PACKAGES = guidance samplers pipelines evals models
+PACKAGES = guidance samplers pipelines evals commands models
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 

@@ -9,9 +9,9 @@ import guiders
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ORDER = ["guidance", "samplers", "pipelines", "evals"]
+ORDER = ["guidance", "samplers", "pipelines", "evals", "commands"]
 SCRIPT = (
-    "import guiders, guiders.guidance, guiders.samplers, guiders.pipelines.cli, guiders.evals, "
+    "import guiders, guiders.guidance, guiders.samplers, guiders.commands, guiders.evals, "
     "guiders.models; print(guiders.__file__); print(guiders.CFG())"
 )
 

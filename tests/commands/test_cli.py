@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale
+from guiders.commands import main
+from guiders.commands.flags import with_gate, with_scale
 from guiders.pipelines import png
-from guiders.pipelines.cli import main
-from guiders.pipelines.flags import with_gate, with_scale
 from guiders.pipelines.grid import Axis
 from guiders.pipelines.parse import parse_guider
 from guiders.pipelines.words import unknown_words
@@ -240,11 +240,11 @@ def test_guiders_as_words(text, guider):
 
 
 def test_an_unguided_column_stays_unguided():
-    from guiders.pipelines.cli import _cell
+    from guiders.commands.grid import cell_of
 
-    _, guider = _cell({"adaptive": 0.9}, ["red"], {"guider": "none", "scale": 5.0})
+    _, guider = cell_of({"adaptive": 0.9}, ["red"], {"guider": "none", "scale": 5.0})
     assert guider == CFG(1)
-    _, guider = _cell({"adaptive": 0.9}, ["red"], {"guider": "apg", "scale": 5.0})
+    _, guider = cell_of({"adaptive": 0.9}, ["red"], {"guider": "apg", "scale": 5.0})
     assert guider == APG(Adaptive(5, threshold=0.9))
 
 

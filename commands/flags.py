@@ -7,7 +7,7 @@ from typing import Any
 
 from ..guidance import Adaptive, Constant, Gate, Guider, Interval, Scale, Sum, Term
 from ..guidance.config import build
-from .parse import UNGUIDED, parse_guider, read_settings
+from ..pipelines.parse import UNGUIDED, parse_guider, read_settings
 
 DEFAULT = "cfg"
 

@@ -1,0 +1,54 @@
+"""``guiders generate``: draw pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..pipelines import png
+from ..pipelines.generate import generate, save
+from .flags import guider_from
+from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
+
+
+def add(commands: Any) -> None:
+    one = commands.add_parser("generate", help="draw pictures", description="Draw pictures.")
+    one.add_argument("prompt", nargs="*", default=None, help="one or several prompts")
+    one.add_argument(
+        "--num-images", type=int, default=1, help="pictures of each prompt, seeds counting up"
+    )
+    one.add_argument("--batch-size", type=int, default=4, help="pictures drawn at once")
+    one.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    one.add_argument(
+        "--params-from",
+        type=Path,
+        help="take the settings stored in this PNG; other flags override",
+    )
+    add_settings(one)
+    one.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    given = vars(args)
+    stored = png.read(args.params_from) if args.params_from else {}
+    if args.num_images < 1:
+        raise ValueError(f"num_images is {args.num_images}; allowed is at least 1")
+    guider = guider_from(given, stored)
+    prompts = args.prompt or ([stored["prompt"]] if stored else [])
+    if not prompts:
+        raise ValueError("prompt is missing; allowed is at least one, or --params-from a picture")
+    settings = [settings_of(given, stored, guider, prompt) for prompt in prompts]
+    jobs = [
+        dataclasses.replace(one, seed=one.seed + number)
+        for one in settings
+        for number in range(args.num_images)
+    ]
+    warn(jobs, guider)
+    if args.out.suffix.lower() in (".png", ".jpg", ".webp"):
+        raise ValueError(f"out is {str(args.out)!r}; allowed is a folder, pictures are numbered")
+    make_folder(args.out)
+    pipe = pipeline_of(settings[0], args.device)
+    for picture in generate(pipe, jobs, guider, batch_size=args.batch_size):
+        print(f"{save(picture, args.out)}  {picture.evaluations} evaluations", flush=True)

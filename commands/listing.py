@@ -1,0 +1,34 @@
+"""``guiders list``: what can be chosen."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import models
+from ..pipelines.generate import SCHEDULERS
+from ..pipelines.parse import arguments_of, gate_names, post_names, term_names
+
+
+def add(commands: Any) -> None:
+    listing = commands.add_parser(
+        "list", help="what can be chosen", description="What can be chosen."
+    )
+    listing.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    print("models")
+    for name, text in models.NAMES.items():
+        print(f"  {name}: {text}")
+    for title, kinds in (
+        ("guiders", term_names()),
+        ("when", gate_names()),
+        ("after", post_names()),
+    ):
+        print(title)
+        for name, kind in kinds.items():
+            print(
+                f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}"
+            )
+    print(f"schedulers\n  {', '.join(SCHEDULERS)}")
