@@ -50,7 +50,10 @@ class Answers:
     def of(self, branch: Branch, images: Sequence[int]) -> Prediction:
         """A branch's prediction of some images, which must have been asked for."""
         there = self._images[branch]
-        return self._predictions[branch].rows([there.index(image) for image in images])
+        if there == list(images):
+            return self._predictions[branch]
+        place = {image: row for row, image in enumerate(there)}
+        return self._predictions[branch].rows([place[image] for image in images])
 
     def all(self, branch: Branch, batch: int, q: Query) -> Prediction:
         """A branch's prediction of the whole batch; its output is 0 where it was not asked for."""

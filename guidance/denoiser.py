@@ -251,7 +251,7 @@ class Denoiser:
             for branch, rows in told.asked.items():
                 positions = [active[row] for row in rows]
                 slot.asked.setdefault(branch, []).extend(positions)
-                there = answers.images(branch)
+                there = set(answers.images(branch))
                 missing = {i for i in slot.images(positions) if i not in there}
                 if missing:
                     wanted.setdefault(branch, set()).update(missing)
@@ -291,10 +291,12 @@ class Denoiser:
                 if slot.term.reference is None:
                     r = p if total is None else _moved(p, take(total, active))
                 else:
-                    answer = answers.assemble(p, {
-                        branch: [(active.index(i), slot.rows[i]) for i in where if i in active]
+                    place = {position: row for row, position in enumerate(active)}
+                    parts = {
+                        branch: [(place[i], slot.rows[i]) for i in where if i in place]
                         for branch, where in slot.asked.items()
-                    })  # fmt: skip
+                    }
+                    answer = answers.assemble(p, parts)
                     r = slot.term.reference.read(seen, p, answer, state)
                     slot.term.when.observe(seen, p, r, state)
                     similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
@@ -372,7 +374,7 @@ class Denoiser:
         ]
         acting = {image for slot in self._slots for image in slot.images(slot.active)}
         diagnosis = None
-        if self._diagnose and len(answers.images(POSITIVE)) == self.batch:
+        if self._diagnose and not self._blank:
             c, u = answers.all(POSITIVE, self.batch, q), answers.all(NEGATIVE, self.batch, q)
             diagnosis = Diagnosis.of(q.step, c, u, output)
         return Record(
