@@ -17,6 +17,7 @@ from .guidance import (
     Interval,
     KeepNorm,
     Linear,
+    LinearAG,
     MagnitudeAware,
     Negative,
     PerImage,
@@ -33,8 +34,8 @@ __version__ = _version("guiders")
 __all__ = [
     "APG", "CFG", "EDM", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant",
     "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider", "Interval",
-    "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale", "Sum",
-    "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
+    "KeepNorm", "Linear", "LinearAG", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale",
+    "Sum", "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
     "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from .fdg import FDG
 from .gates import Gate, Interval, StepAG
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
+from .linear_ag import Coefficients, LinearAG
 from .magnitude import MagnitudeAware
 from .record import Diagnosis, Record
 from .reference import (
@@ -34,10 +35,10 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
-    "Branch", "CFGPlusPlus", "CFGZeroStar", "Condition", "Config", "Constant", "Context",
-    "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving",
-    "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
+    "CFGPlusPlus", "CFGZeroStar", "Coefficients", "Condition", "Config", "Constant", "Context",
+    "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow",
+    "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear", "LinearAG",
     "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "Post", "Prediction",
     "Prepare", "Query", "Readout", "Record", "Reference", "Rescale", "Scale", "Stale", "Step",
     "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
