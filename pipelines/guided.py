@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from ..samplers import is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
-from .run import NEGATIVE, Run
+from .run import NEGATIVE, Forward, Run
 from .swap import is_swapped, restore, swap
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
@@ -57,10 +57,16 @@ class Attachment:
 
     Attributes:
         calls: one ``Call`` for each call of the pipeline since it was attached.
+        around: what every evaluation of a network goes through, ``around(forward)`` in place of
+            ``forward``; reward backpropagation checkpoints there.
     """
 
-    def __init__(self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool) -> None:
+    def __init__(
+        self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool, gradients: bool = False
+    ) -> None:
         self.calls: list[Call] = []
+        self.around: Callable[[Forward], Forward] = lambda forward: forward
+        self._gradients = gradients
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
         self._form: Form | None = form_of(pipe)
         self._parts = parts_of(pipe)
@@ -126,6 +132,8 @@ class Attachment:
 
     def _call(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's ``__call__``: only what happens within is guided."""
+        if self._gradients:
+            original = inspect.unwrap(original)  # without its torch.no_grad()
         there = parts_of(pipe)
         for name, part in self._parts.items():
             if there.get(name) is not part:
@@ -187,12 +195,12 @@ class Attachment:
     def _evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The denoiser's ``__call__``: the guided prediction in place of the network's."""
         run, inputs = self._inside(network, args, kwargs)
-        return run.evaluate(functools.partial(original, network), inputs)
+        return run.evaluate(self.around(functools.partial(original, network)), inputs)
 
     def _control(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The ControlNet's ``__call__``: it is asked for no more than the denoiser."""
         run, inputs = self._inside(network, args, kwargs)
-        return run.control(functools.partial(original, network), inputs)
+        return run.control(self.around(functools.partial(original, network)), inputs)
 
     def _inside(self, network: Any, args: Any, kwargs: Any) -> tuple[Run, Inputs]:
         if not self._running:
@@ -234,7 +242,7 @@ class Attachment:
         shape = None if self._latents is None else self._latents[1:]
         return Run(
             self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
-            rigid, self.last.records,
+            rigid, self.last.records, self.around,
         )  # fmt: skip
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
@@ -332,7 +340,11 @@ class Attachment:
 
 @contextmanager
 def guided(
-    pipe: Any, guider: Guider | Sequence[Guider], *, quiet: bool = False
+    pipe: Any,
+    guider: Guider | Sequence[Guider],
+    *,
+    quiet: bool = False,
+    gradients: bool = False,
 ) -> Iterator[Attachment]:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
@@ -344,6 +356,8 @@ def guided(
             listed is learnt from its first evaluation, or refused there.
         guider: one guider, or a list with one for each prompt (or image) of a batch.
         quiet: do not print the plan line.
+        gradients: let them flow through the pipeline's call, which Diffusers runs without; ask it
+            for ``output_type="pt"`` or ``"latent"``.
 
     Yields:
         The ``Attachment``: evaluations and records of each call.
@@ -370,7 +384,7 @@ def guided(
         )
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
-    attachment = Attachment(pipe, guider if is_guider else several, quiet)
+    attachment = Attachment(pipe, guider if is_guider else several, quiet, gradients)
     attachment.attach()
     try:
         yield attachment

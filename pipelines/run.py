@@ -73,6 +73,7 @@ class Run:
         shape: of one image's latents, if known.
         rigid: why no evaluation may be left out; "" where any may.
         records: to which those of this run are added.
+        around: what the evaluation of another network than the pipeline's goes through.
     """
 
     def __init__(
@@ -87,12 +88,13 @@ class Run:
         shape: Sequence[int] | None,
         rigid: str = "",
         records: list[Record] | None = None,
+        around: Callable[[Forward], Forward] = lambda forward: forward,
     ) -> None:
         self.form, self.batch, self.doubled = form, batch, doubled
         self.records: list[Record] = [] if records is None else records
         self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
-        self._rigid = rigid
+        self._rigid, self._around = rigid, around
         self._denoiser = Denoiser(guider, batch)
         self._turn: Turn | None = None
         self._count = 0
@@ -242,7 +244,7 @@ class Run:
             value = self._combine(turn)
             turn.held = value if turn.held is None else turn.held.copy_(value)
         elif turn.held is None:
-            turn.held = torch.zeros_like(inputs.x) if turn.whole is None else turn.whole
+            turn.held = torch.zeros_like(inputs.x) if turn.whole is None else _own(turn.whole)
         return _rewrap(turn.calls[-1][1], turn.held)
 
     def _ask(
@@ -259,7 +261,7 @@ class Run:
             mine.sort(key=lambda branch: first[branch.condition])
             chosen = [first[b.condition] + row for b in mine for row in turn.requests[b]]
             part = inputs.take(chosen)
-            result = (model or forward)(*part.args, **part.kwargs)
+            result = (self._around(model) if model else forward)(*part.args, **part.kwargs)
             output = _output(result)
             if model is None:
                 turn.calls[-1] = (inputs, result)
@@ -359,6 +361,11 @@ def common_shape(
 def _output(result: Any) -> Tensor:
     """The prediction in what a denoiser returns: it, or the first of several."""
     return result if isinstance(result, Tensor) else result[0]
+
+
+def _own(value: Tensor) -> Tensor:
+    """A tensor to write into: a copy where gradients need what is in it."""
+    return value.clone() if value.requires_grad else value
 
 
 def _rewrap(template: Any, value: Tensor) -> Any:
