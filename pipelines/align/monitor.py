@@ -17,7 +17,7 @@ from ..guided import guided
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-STEPS = ("step", "reward", "loss", "grad_norm", "gradient_calls", "seconds")
+STEPS = ("step", "reward", "loss", "grad_norm", "gradient_calls", "seconds", "cpu_seconds")
 MEANS = ("step", "reward", "held_out_reward", "diversity")
 PICTURES = ("step", "prompt", "sample", "reward", "held_out_reward", "diversity")
 
