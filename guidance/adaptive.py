@@ -45,7 +45,7 @@ class Adaptive(Gate):
     """
 
     scale: Any = 7.5
-    threshold: Any = number(None, low=-1, optional=True)
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Stale(Reference):
         of: the reference that is evaluated before.
     """
 
-    threshold: Any = number(None, low=-1, optional=True)
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
     of: Reference = Negative()
 
