@@ -305,9 +305,9 @@ class Run:
             part = part.differentiable(leaf[wanted[POSITIVE]])
         model, change = group[0].model, group[0].change
         other = load_network(model, turn.network)
-        answer = functools.partial(
-            _changed, turn.network, change, turn.forward if other is None else other
-        )
+        assert turn.forward is not None
+        own = turn.forward if other is None else other
+        answer = functools.partial(_changed, turn.network, change, own)
         with differentiable(watched):
             result = self._around(answer)(*part.args, **part.kwargs)
             output = _output(result)
