@@ -356,6 +356,8 @@ class Denoiser:
                 )
 
     def _watch(self, step: Step, checks: Sequence[tuple[str, Tensor]]) -> None:
+        if not checks:
+            return
         device = checks[0][1].device
         flags = [(what, value.detach().isfinite().all().to(device)) for what, value in checks]
         self._pending = step, flags
