@@ -12,6 +12,8 @@ from .context import Condition, Context
 from .denoiser import Denoiser, Guided, Network, foresee
 from .fdg import FDG
 from .gates import Gate, Interval, StepAG
+from .gfcg import Confusion
+from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .linear_ag import Coefficients, LinearAG
@@ -35,11 +37,12 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
-    "CFGPlusPlus", "CFGZeroStar", "Coefficients", "Condition", "Config", "Constant", "Context",
-    "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow",
-    "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear", "LinearAG",
-    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "Post", "Prediction",
-    "Prepare", "Query", "Readout", "Record", "Reference", "Rescale", "Scale", "Stale", "Step",
-    "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
+    "Branch", "CFGPlusPlus", "CFGZeroStar", "ClassifierGuidance", "Coefficients", "Condition",
+    "Config", "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
+    "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
+    "Interval", "KeepNorm", "Level", "Linear", "LinearAG", "MagnitudeAware", "Negative",
+    "Network", "PerImage", "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout",
+    "Record", "Reference", "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG",
+    "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
 ]  # fmt: skip

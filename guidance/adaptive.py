@@ -45,7 +45,7 @@ class Adaptive(Gate):
     """
 
     scale: Any = 7.5
-    threshold: float | None = number(None, low=-1, optional=True)
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Stale(Reference):
         of: the reference that is evaluated before.
     """
 
-    threshold: float | None = number(None, low=-1, optional=True)
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
     of: Reference = Negative()
 
@@ -117,3 +117,8 @@ class Stale(Reference):
         guess = working(positive.output) - gap / positive.readout.gain
         output = torch.where(stale, guess, answer.output_as(positive.readout))
         return Prediction(positive.x, output, positive.readout)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.of}, its last difference once the cosine of {self.space} is {self.threshold:g}"
+        )

@@ -33,7 +33,7 @@ class FDG(Term):
     """
 
     scale: Any = 10.0
-    shares: tuple[float, ...] = (1.0, 4 / 9)
+    shares: Any = (1.0, 4 / 9)
     parallel: float = number(1.0, low=0)
     reference: Reference = Negative()
 
