@@ -116,7 +116,8 @@ class RewardGuidance(Gradient):
             theirs, ours = dot(others, others).sqrt(), dot(change, change).sqrt()
             tiny = torch.finfo(ours.dtype).tiny
             ratio = (ours / theirs.clamp_min(tiny)).clamp(self.low, self.high)
-            factor = torch.where(theirs > 0, ratio * theirs / ours.clamp_min(tiny), 1.0)
+            both = (theirs > 0) & (ours > 0)
+            factor = torch.where(both, ratio * theirs / ours.clamp_min(tiny), 1.0)
             change = expand(factor, change) * change
         return scale * change
 
