@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class ClassifierGuidance(Gradient):
         log_prob: a function ``(x, step, prompts) -> (B,)``: latents (B, ...) at the noise level
             ``step.level``, and what each image is asked to be, to the log-probability of that.
     """
+
+    formula: ClassVar[str] = "D + s sigma^2 / alpha grad_x log p(y | x)"
+    works_on: ClassVar[str] = "x"
 
     scale: Any = 1.0
     log_prob: Any = None
@@ -74,6 +77,9 @@ class RewardGuidance(Gradient):
         through: "network" or "x0".
         low, high: bounds of the ratio to the norm of the other terms' change; None is as it comes.
     """
+
+    formula: ClassVar[str] = "D + s sigma^2 / alpha grad_x r(D(x)), or D + s grad_D r(D)"
+    works_on: ClassVar[str] = "x0"
 
     scale: Any = 1.0
     reward: Any = "emoji-clip"
