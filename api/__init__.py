@@ -9,6 +9,7 @@ from .guidance import (
     CFG,
     TCFG,
     Adaptive,
+    CFGPlusPlus2M,
     CFGZeroStar,
     Constant,
     Cosine,
@@ -31,10 +32,10 @@ from .samplers import EDM, as_network, clean_image, final, read_level, sample
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "EDM", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant",
-    "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider", "Interval",
-    "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale", "Sum",
-    "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
+    "APG", "CFG", "EDM", "TCFG", "Adaptive", "Attachment", "CFGPlusPlus2M", "CFGZeroStar", "Call",
+    "Constant", "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider",
+    "Interval", "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale",
+    "Sum", "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
     "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 

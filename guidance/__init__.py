@@ -3,6 +3,7 @@
 from .answers import Answers
 from .apg import APG
 from .cfg import CFG
+from .cfg_plus_plus import CFGPlusPlus2M
 from .cfg_zero import CFGZeroStar
 from .config import Config
 from .context import Condition, Context
@@ -28,9 +29,9 @@ from .types import Level, Prediction, Query, Readout, Step
 
 __all__ = [
     "APG", "CFG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
-    "CFGZeroStar", "Condition", "Config", "Constant", "Context", "Cosine", "Custom", "Denoiser",
-    "Diagnosis", "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm",
-    "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation",
-    "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference", "Rescale",
-    "Scale", "Step", "Sum", "Term", "WeakModel", "foresee",
+    "CFGPlusPlus2M", "CFGZeroStar", "Condition", "Config", "Constant", "Context", "Cosine",
+    "Custom", "Denoiser", "Diagnosis", "Follow", "Gate", "Gradient", "Guided", "Guider",
+    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network",
+    "PerImage", "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record",
+    "Reference", "Rescale", "Scale", "Step", "Sum", "Term", "WeakModel", "foresee",
 ]  # fmt: skip
