@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
-from .run import Run
+from .run import Forward, Run
 from .swap import is_swapped, restore, swap
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
@@ -58,12 +58,21 @@ class Attachment:
 
     Attributes:
         calls: one ``Call`` for each call of the pipeline since it was attached.
+        around: what every evaluation of a network goes through, ``around(forward)`` in place of
+            ``forward``; reward backpropagation checkpoints there.
     """
 
     def __init__(
-        self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool, diagnose: bool
+        self,
+        pipe: Any,
+        guider: Guider | Sequence[Guider],
+        quiet: bool,
+        diagnose: bool = False,
+        gradients: bool = False,
     ) -> None:
         self.calls: list[Call] = []
+        self.around: Callable[[Forward], Forward] = lambda forward: forward
+        self._gradients = gradients
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
         self._diagnose, self._capturing = diagnose, False
         self._context = PipelineContext(pipe)
@@ -131,6 +140,8 @@ class Attachment:
 
     def _call(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's ``__call__``: only what happens within is guided."""
+        if self._gradients:
+            original = inspect.unwrap(original)  # without its torch.no_grad()
         there = parts_of(pipe)
         for name, part in self._parts.items():
             if there.get(name) is not part:
@@ -207,14 +218,14 @@ class Attachment:
         if self._capturing:
             raise Captured(Inputs(args, kwargs))
         run, inputs = self._inside(network, args, kwargs)
-        return run.evaluate(functools.partial(original, network), inputs)
+        return run.evaluate(network, functools.partial(original, network), inputs)
 
     def _control(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The ControlNet's ``__call__``: it is asked for no more than the denoiser."""
         if self._capturing:
             return original(network, *args, **kwargs)
         run, inputs = self._inside(network, args, kwargs)
-        return run.control(functools.partial(original, network), inputs)
+        return run.control(self.around(functools.partial(original, network)), inputs)
 
     def _inside(self, network: Any, args: Any, kwargs: Any) -> tuple[Run, Inputs]:
         if not self._running:
@@ -256,7 +267,7 @@ class Attachment:
         shape = None if self._latents is None else self._latents[1:]
         return Run(
             self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
-            rigid, self.last.records, self._context, self._diagnose,
+            rigid, self.last.records, self.around, self._context, self._diagnose,
         )  # fmt: skip
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
@@ -359,6 +370,7 @@ def guided(
     *,
     quiet: bool = False,
     diagnose: bool = False,
+    gradients: bool = False,
 ) -> Iterator[Attachment]:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
@@ -372,6 +384,8 @@ def guided(
         quiet: do not print the plan line.
         diagnose: evaluate the negative branch at every step, whether the guider asks or not, and
             put a ``Diagnosis`` into each record; what only that needs is not counted.
+        gradients: let them flow through the pipeline's call, which Diffusers runs without; ask it
+            for ``output_type="pt"`` or ``"latent"``.
 
     Yields:
         The ``Attachment``: evaluations and records of each call.
@@ -398,7 +412,7 @@ def guided(
         )
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
-    attachment = Attachment(pipe, guider if is_guider else several, quiet, diagnose)
+    attachment = Attachment(pipe, guider if is_guider else several, quiet, diagnose, gradients)
     attachment.attach()
     try:
         yield attachment

@@ -9,7 +9,7 @@ goes on, so that a pipeline that does something else to it is noticed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ from .learn import combination, error, sign_of, tolerance
 from .networks import load_network
 from .perturb import changed
 
-Forward = functools.partial
+Forward = Callable[..., Any]
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Turn:
     Attributes:
         requests: the images for which each branch was planned, see ``guidance.Network``.
         waiting: those still to be evaluated.
-        forward: the denoiser's own ``__call__``.
+        network, forward: the denoiser and its own ``__call__``.
         calls: what the denoiser was called with, and what it said, so far.
         held: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
@@ -61,6 +61,7 @@ class Turn:
     step: Step
     requests: dict[Branch, list[int]]
     waiting: dict[Branch, list[int]]
+    network: Any = None
     forward: Forward | None = None
     calls: list[tuple[Inputs, Any]] = field(default_factory=list)
     held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
@@ -86,6 +87,7 @@ class Run:
         shape: of one image's latents, if known.
         rigid: why no evaluation may be left out; "" where any may.
         records: to which those of this run are added.
+        around: what every evaluation of a network goes through.
         context: what the guider's methods may ask of the pipeline.
         diagnose: see ``guidance.Denoiser``.
     """
@@ -102,6 +104,7 @@ class Run:
         shape: Sequence[int] | None,
         rigid: str = "",
         records: list[Record] | None = None,
+        around: Callable[[Forward], Forward] = lambda forward: forward,
         context: Context | None = None,
         diagnose: bool = False,
     ) -> None:
@@ -109,27 +112,27 @@ class Run:
         self.records: list[Record] = [] if records is None else records
         self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
-        self._rigid = rigid
+        self._rigid, self._around = rigid, around
         self._denoiser = Denoiser(guider, batch, context, diagnose)
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
         self._errors: list[tuple[Tensor, float]] = []
 
-    def evaluate(self, forward: Forward, inputs: Inputs) -> Any:
-        """Answer one call of the denoiser; ``forward`` is its own ``__call__``."""
+    def evaluate(self, network: Any, forward: Forward, inputs: Inputs) -> Any:
+        """Answer one call of the denoiser ``network``; ``forward`` is its own ``__call__``."""
         turn = self._turn or self._begin()
-        turn.forward = forward
+        turn.network, turn.forward = network, forward
         if self.form is None:
             self._expect(
                 turn, inputs, {self.batch, 2 * self.batch} if self.doubled else {self.batch}
             )
-            result = forward(*inputs.args, **inputs.kwargs)
+            result = self._around(forward)(*inputs.args, **inputs.kwargs)
             turn.calls.append((inputs, result))
             return result
         if self.form.passes == 1 or not self.doubled:
-            return self._one_pass(turn, forward, inputs, self.form)
-        return self._two_passes(turn, forward, inputs, self.form)
+            return self._one_pass(turn, inputs, self.form)
+        return self._two_passes(turn, inputs, self.form)
 
     def control(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer a call of a ControlNet: only the rows that the denoiser will need."""
@@ -234,7 +237,7 @@ class Run:
                 "mid-run, or has further branches; to stop guiding early use Interval or Adaptive"
             )
 
-    def _one_pass(self, turn: Turn, forward: Forward, inputs: Inputs, form: Form) -> Any:
+    def _one_pass(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch * (2 if self.doubled else 1)})
         if turn.calls:
             raise RuntimeError(
@@ -242,11 +245,11 @@ class Run:
                 "guidance of its own?); allowed is one call a step"
             )
         self._hold(turn, inputs, self._offsets(form))
-        self._ask(turn, forward, form)
+        self._ask(turn, form)
         value = self._combine(turn, form)
         return _rewrap(turn.calls[0][1], torch.cat([value, value]) if self.doubled else value)
 
-    def _two_passes(self, turn: Turn, forward: Forward, inputs: Inputs, form: Form) -> Any:
+    def _two_passes(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch})
         number = len(turn.calls)
         if number > 1:
@@ -256,14 +259,14 @@ class Run:
             )
         role = "positive" if (number == 0) == form.positive_first else "negative"
         self._hold(turn, inputs, {role: 0})
-        self._ask(turn, forward, form)
+        self._ask(turn, form)
         if turn.calls[-1][1] is None and number:
             turn.calls[-1] = (inputs, turn.calls[0][1])
         if turn.guided is None and not turn.waiting and (turn.q is not None or number):
             value = self._combine(turn, form)
             turn.first = value if turn.first is None else turn.first.copy_(value)
         elif turn.first is None:
-            turn.first = torch.zeros_like(inputs.x) if turn.whole is None else turn.whole
+            turn.first = torch.zeros_like(inputs.x) if turn.whole is None else _own(turn.whole)
         return _rewrap(turn.calls[-1][1], turn.first)
 
     def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
@@ -271,7 +274,7 @@ class Run:
         turn.calls.append((inputs, None))
         turn.held |= {role: (inputs, row) for role, row in first.items()}
 
-    def _ask(self, turn: Turn, forward: Forward, form: Form) -> None:
+    def _ask(self, turn: Turn, form: Form) -> None:
         """Evaluate all that is waiting for one of the prompts that are held, and what the guider
         asks for on seeing the positive prediction.
 
@@ -280,14 +283,14 @@ class Run:
         followed = POSITIVE not in turn.waiting
         while ready := [branch for branch in turn.waiting if _role(branch) in turn.held]:
             for group in _forwards(ready, turn.held, self._denoiser.through_network):
-                self._forward(turn, forward, group, form)
+                self._forward(turn, group, form)
             if not followed and POSITIVE not in turn.waiting:
                 followed = True
                 assert turn.q is not None
                 for branch, rows in self._denoiser.follow(turn.q, turn.answers).items():
                     turn.waiting[branch] = rows
 
-    def _forward(self, turn: Turn, forward: Forward, group: list[Branch], form: Form) -> None:
+    def _forward(self, turn: Turn, group: list[Branch], form: Form) -> None:
         """One forward of a network for branches that can share it."""
         inputs, _ = turn.held[_role(group[0])]
         wanted = {branch: turn.waiting.pop(branch) for branch in group}
@@ -301,9 +304,12 @@ class Run:
             leaf = x if x.requires_grad else leaf_of(x)
             part = part.differentiable(leaf[wanted[POSITIVE]])
         model, change = group[0].model, group[0].change
-        network = load_network(model, forward.args[0])
-        with differentiable(watched), changed(forward.args[0], change):
-            result = (forward if network is None else network)(*part.args, **part.kwargs)
+        other = load_network(model, turn.network)
+        answer = functools.partial(
+            _changed, turn.network, change, turn.forward if other is None else other
+        )
+        with differentiable(watched):
+            result = self._around(answer)(*part.args, **part.kwargs)
             output = _output(result)
         if model is None and change is None and turn.calls[-1][1] is None:
             turn.calls[-1] = (turn.calls[-1][0], result)
@@ -410,8 +416,7 @@ class Run:
             whole = _output(result)
             own |= {name: whole[row : row + self.batch] for name, row in offsets.items()}
         self._take(turn, own, form)
-        assert turn.forward is not None
-        self._ask(turn, turn.forward, form)
+        self._ask(turn, form)
         value = form.sign * crop(self._combine(turn, form), output.shape[1:])
         if not (self.doubled and agree):
             self.form = form
@@ -479,6 +484,17 @@ def common_shape(
 def _output(result: Any) -> Tensor:
     """The prediction in what a denoiser returns: it, or the first of several."""
     return result if isinstance(result, Tensor) else result[0]
+
+
+def _own(value: Tensor) -> Tensor:
+    """A tensor to write into: a copy where gradients need what is in it."""
+    return value.clone() if value.requires_grad else value
+
+
+def _changed(network: Any, change: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    """A forward with the network changed: within a checkpoint, so that it is when repeated."""
+    with changed(network, change):
+        return forward(*args, **kwargs)
 
 
 def _rewrap(template: Any, value: Tensor) -> Any:

@@ -7,17 +7,12 @@ import diffusers
 import pytest
 import tiny
 import torch
-from guiders import CFG, CFGPlusPlus2M, Interval
+from guiders import CFG, CFGPlusPlus, CFGPlusPlus2M, Interval
 from guiders.guidance import Denoiser, Level, Query, Readout, Step
 from guiders.samplers import EDM, Mixture, as_network, final, sample
 from known import Answers
 
 LAMBDA = 0.6
-
-
-def schedule(step):
-    """CFG's scale by which its DDIM and Euler steps are those of CFG++."""
-    return LAMBDA * step.sigma / (step.sigma - step.next_sigma)
 
 
 def mixture():
@@ -48,13 +43,13 @@ def test_the_vector_of_ddim():
     level, after = (Level(math.sqrt(a), math.sqrt(1 - a)) for a in (alpha2, after2))
     step = Step(0, 2, 0, level, after)
     readout = Readout(1 / level.alpha, -level.sigma / level.alpha)
-    guided = Denoiser(CFG(schedule), 1)(Query(x, step), Answers(c, u, readout))
+    guided = Denoiser(CFG(CFGPlusPlus(LAMBDA)), 1)(Query(x, step), Answers(c, u, readout))
     eps = guided.output
     x0 = (x - level.sigma * eps) / level.alpha
     end = after.alpha * x0 + after.sigma * eps
     expected = torch.tensor([[0.772976, 0.281041, 0.102156]], dtype=torch.float64)
     torch.testing.assert_close(end, expected, atol=1e-6, rtol=0)
-    assert schedule(step) == pytest.approx(1.2)
+    assert guided.record.scales == [(pytest.approx(1.2),)]
 
 
 def run(scheduler, guider, steps, **given):
@@ -64,7 +59,7 @@ def run(scheduler, guider, steps, **given):
 
 def test_ddim_is_a_schedule_of_cfg():
     scheduler = diffusers.DDIMScheduler(**tiny.BETAS, clip_sample=False)
-    ours = run(scheduler, CFG(schedule), 9, noise=start())
+    ours = run(scheduler, CFG(CFGPlusPlus(LAMBDA)), 9, noise=start())
     x, alphas = start(), scheduler.alphas_cumprod.double()
     times = scheduler.timesteps.tolist()
     for t, after in zip(times, [*times[1:], None], strict=True):
@@ -79,7 +74,7 @@ def test_ddim_is_a_schedule_of_cfg():
 
 def test_euler_is_a_schedule_of_cfg():
     solver = EDM(sigma_max=14, sigma_min=0.03, order=1)
-    ours = run(solver, CFG(schedule), 9, noise=start())
+    ours = run(solver, CFG(CFGPlusPlus(LAMBDA)), 9, noise=start())
     x, sigmas = start() * 14, solver.sigmas(9)
     for sigma, after in itertools.pairwise(sigmas):
         c, u = branches(x, sigma)
