@@ -13,6 +13,8 @@ from .context import Condition, Context
 from .denoiser import Denoiser, Guided, Network, foresee
 from .fdg import FDG
 from .gates import Gate, Interval, StepAG
+from .gfcg import Confusion
+from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
@@ -35,12 +37,12 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
-    "Branch", "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "Condition", "Config", "Constant",
-    "Context",
-    "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving",
-    "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear",
-    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "Post", "Prediction",
-    "Prepare", "Query", "Readout", "Record", "Reference", "Rescale", "Scale", "Stale", "Step",
-    "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
+    "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
+    "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
+    "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
+    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage",
+    "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference",
+    "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel",
+    "ZeroInit", "foresee",
 ]  # fmt: skip

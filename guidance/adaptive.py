@@ -117,3 +117,8 @@ class Stale(Reference):
         guess = working(positive.output) - gap / positive.readout.gain
         output = torch.where(stale, guess, answer.output_as(positive.readout))
         return Prediction(positive.x, output, positive.readout)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.of}, its last difference once the cosine of {self.space} is {self.threshold:g}"
+        )

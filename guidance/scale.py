@@ -150,7 +150,10 @@ class Custom(Scale):
     """
 
     function: Callable[[Step], Any]
-    runs_code = True
+
+    @classmethod
+    def runs_code(cls, settings: dict[str, Any]) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str):

@@ -7,8 +7,8 @@ import diffusers
 import pytest
 import tiny
 import torch
-from guiders import CFG, CFGPlusPlus, CFGPlusPlus2M, Interval
-from guiders.guidance import Denoiser, Level, Query, Readout, Step
+from guiders import CFG, Interval
+from guiders.guidance import CFGPlusPlus, CFGPlusPlus2M, Denoiser, Level, Query, Readout, Step
 from guiders.samplers import EDM, Mixture, as_network, final, sample
 from known import Answers
 
