@@ -20,16 +20,18 @@ import numpy as np
 import torch
 from guiders import CFG, Adaptive, Guider, LinearAG, Stale, StepAG, guided
 from guiders.commands.fit import prompts_of
-from guiders.evals import Estimate, bootstrap
+from guiders.evals import Estimate, bootstrap, image_features, text_features
 from guiders.pipelines.fit_linear_ag import Fit, fit_linear_ag
 from guiders.pipelines.generate import Settings, arguments, load_pipeline
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 STEPS, FEWER, BATCH = 20, (10, 13, 15, 18), 32
 SETTINGS = {"num_inference_steps": STEPS}
 X0, EPS = (0.95, 0.98, 0.99, 0.999), (0.991, 0.9992)
+KEPT = ((0.98, "eps"), (0.99, "eps"), (0.999, "eps"), (0.99, "x0"))
 NAMES = (
     "green heart", "dog face", "ship", "cake", "crying cat", "drum", "cactus", "bus", "angry face",
     "lemon", "crab", "snowman", "hammer", "hat", "ghost", "cheese", "helicopter", "fire",
@@ -52,13 +54,16 @@ class Row:
     spared: list[float]
     ssim: np.ndarray | None = None
     psnr: np.ndarray | None = None
+    alignment: np.ndarray | None = None
 
-    def compare(self, full: Tensor) -> None:
+    def compare(self, full: Tensor, judge, texts: Tensor) -> None:
         a, b = self.pictures, full
         found = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
         self.ssim = found.double().numpy()
         error = (a - b).double().square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
         self.psnr = (-10 * error.log10()).numpy()
+        seen = image_features(judge, (a.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+        self.alignment = cosine_similarity(seen, texts).double().numpy()
 
 
 def draw(pipe, name: str, guider: Guider, jobs: list[Settings]) -> Row:
@@ -82,15 +87,14 @@ def jobs_of(prompts: list[str], count: int, seed: int, steps: int = STEPS) -> li
 
 
 def methods(scale: float, fit: Fit) -> dict[str, Guider]:
-    made: dict[str, Guider] = {}
-    for space, thresholds in (("x0", X0), ("eps", EPS)):
-        for t in thresholds:
-            gate = Adaptive(scale, threshold=t, space=space)
-            made[f"Adaptive {t:g} ({space})"] = CFG(gate)
-            if t != 0.98:
-                stale = CFG(scale, reference=Stale(threshold=t, space=space))
-                made[f"Stale {t:g} ({space})"] = stale
-    made |= {f"StepAG {share:g}": CFG(StepAG(scale, share=share)) for share in (0.25, 0.5, 0.75)}
+    made = {
+        f"Adaptive {t:g} ({space})": CFG(Adaptive(scale, threshold=t, space=space))
+        for space, thresholds in (("x0", X0), ("eps", EPS))
+        for t in thresholds
+    }
+    for t, keep in KEPT:
+        made[f"Stale {t:g} (kept in {keep})"] = CFG(scale, reference=Stale(t, keep=keep))
+    made |= {f"StepAG {share:g}": CFG(StepAG(scale, share=share)) for share in (0.25, 0.5)}
     made["LinearAG"] = CFG(scale, reference=LinearAG(fit.coefficients))
     return made
 
@@ -111,8 +115,11 @@ def measure(pipe, scale: float, pictures: int, paths: int) -> tuple[list[Row], F
     todo |= {name: (guider, STEPS) for name, guider in methods(scale, fit).items()}
     for name, (guider, steps) in tqdm(todo.items(), desc=f"scale {scale:g}"):
         rows.append(draw(pipe, name, guider, jobs_of(prompts, pictures, 10_000, steps)))
+    judge = guiders.models.load("emoji-judge")
+    captions = [job.prompt for job in jobs_of(prompts, pictures, 10_000)]
+    texts = text_features(judge, pipe.tokenizer, captions)
     for row in rows:
-        row.compare(full.pictures)
+        row.compare(full.pictures, judge, texts)
     return rows, fit
 
 
@@ -129,8 +136,9 @@ def text_of(scale: float, rows: list[Row], fit: Fit) -> list[str]:
     lines = [
         f"## CFG at scale {scale:g}",
         "",
-        "| | evaluations | SSIM | PSNR, dB | SSIM less that of CFG at as many | PSNR less that |",
-        "|---|---|---|---|---|---|",
+        "| | evaluations | SSIM | PSNR, dB | SSIM less that of CFG at as many | PSNR less that | "
+        "alignment less that of 20 steps |",
+        "|---|---|---|---|---|---|---|",
     ]
     low, high = 2 * min(FEWER), 2 * max(FEWER)
     for row in sorted(rows[1:], key=lambda r: -float(r.evaluations.mean())):
@@ -141,6 +149,7 @@ def text_of(scale: float, rows: list[Row], fit: Fit) -> list[str]:
         else:
             cells.append(f"{bootstrap(row.ssim - naive(rows, 'ssim', cost))}")
             cells.append(decibels(bootstrap(row.psnr - naive(rows, "psnr", cost))))
+        cells.append(f"{bootstrap(row.alignment - rows[0].alignment)}")
         lines.append(f"| {row.name} | {cost:.1f} | {' | '.join(cells)} |")
     shown = [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 19]
     lines += [
@@ -169,9 +178,9 @@ def plot(results: dict[float, list[Row]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 4.5), sharey=True)
     kinds = {
-        "CFG": "fewer steps of CFG", "Adaptive (x0)": "Adaptive, x0", "Stale (x0)": "Stale, x0",
-        "Adaptive (eps)": "Adaptive, eps", "Stale (eps)": "Stale, eps", "StepAG": "StepAG",
-        "LinearAG": "LinearAG",
+        "CFG": "fewer steps of CFG", "Adaptive (x0)": "Adaptive, x0",
+        "Adaptive (eps)": "Adaptive, eps", "Stale eps)": "Stale, kept in eps",
+        "Stale x0)": "Stale, kept in x0", "StepAG": "StepAG", "LinearAG": "LinearAG",
     }  # fmt: skip
     for axis, (scale, rows) in zip(np.atleast_1d(axes), results.items(), strict=True):
         for kind, label in kinds.items():
@@ -204,8 +213,8 @@ def main() -> None:
         f"`python benchmarks/adaptive.py --pictures {args.pictures} --paths {args.paths}`: "
         f"{args.pictures} pictures a row, {STEPS} steps of {type(pipe.scheduler).__name__}; "
         f"guiders {guiders.__version__}, torch {torch.__version__}. SSIM and PSNR are to CFG at "
-        "20 steps with the same prompt and seed; intervals are 95 % bootstraps over pictures, those "
-        "of differences paired. Evaluations are means over pictures.",
+        "20 steps with the same prompt and seed, alignment is the cosine of picture and caption to "
+        "emoji-judge; intervals are 95 % bootstraps over pictures, those of differences paired.",
         "",
     ]
     results: dict[float, list[Row]] = {}
