@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -150,6 +150,8 @@ class LinearAG(Reference):
         coefficients: the path of the file that ``guiders fit linear-ag`` wrote, or
             ``Coefficients``, which are not stored as JSON.
     """
+
+    formula: ClassVar[str] = "D_u, or sum a_i c_i + sum b_i u_i over the steps so far, or D_c"
 
     coefficients: Any
 
