@@ -151,6 +151,7 @@ class Denoiser:
             answers: for each branch of ``requests``, the prediction of its images.
         """
         positive = answers[POSITIVE]
+        places = {b: {image: i for i, image in enumerate(images)} for b, images in requests.items()}
         agreement = torch.full((self.batch,), math.nan, device=q.x.device)
         output = positive.output
         for guider, rows, slots in self._groups:
@@ -162,7 +163,7 @@ class Denoiser:
                     continue
                 branch = slot.term.reference.branch()
                 seen, p = q.rows(images), positive.rows(images)
-                r = answers[branch].rows([requests[branch].index(i) for i in images])
+                r = answers[branch].rows([places[branch][i] for i in images])
                 state = slot.state.view(slot.active)
                 scales = per_image([slot.scales[i] for i in slot.active], working(seen.x))
                 delta = slot.term.delta(seen, p, r, scales, state)
@@ -188,7 +189,7 @@ class Denoiser:
                 )
                 output = put(output, images, new)
         evaluations = [
-            sum(image in images for images in requests.values()) for image in range(self.batch)
+            sum(image in images for images in places.values()) for image in range(self.batch)
         ]
         scales_by_image = [
             tuple(slot.scales[i] for slot in slots)
