@@ -4,8 +4,9 @@ The two-dimensional example of Karras et al. 2024 (arXiv:2406.02507), written an
 tree of Gaussians, three small networks learn its exact score, and guiders sample it.
 
     pip install '.[examples]'
-    python examples/autoguidance_2d                     # the figure, with the networks that ship
-    python examples/autoguidance_2d --train --seed 1    # other networks; minutes
+    python examples/autoguidance_2d                     # table and figure, with shipped networks
+    python examples/autoguidance_2d --scales            # and how they depend on the scale
+    python examples/autoguidance_2d --train --seed 1    # with other networks, trained in minutes
 
 A network of one's own needs no more for a guider than to be called as ``network(x, sigma)`` and to
 return the clean points; ``sampling.py`` is all of it.
@@ -17,14 +18,16 @@ import argparse
 import time
 from pathlib import Path
 
-from metrics import measure
+from metrics import Metrics, measure
 from mixture import Mixture
-from sampling import draw, generator, methods, start
+from sampling import TITLES, draw, generator, methods, start
+from torch import Tensor
 from train import RECIPES, SHIPPED, load, save, train
 
 BUILD = Path("build/autoguidance_2d")
-HEAD = """| samples of class A | outliers | mean log p | variation | lost branches | transport |
-|---|---|---|---|---|---|"""
+SCALES = (1.25, 1.5, 2.0, 3.0, 4.0)
+HEAD = """| | outliers | far | mean log p | variation | lost branches | missed | transport |
+|---|---|---|---|---|---|---|---|"""
 
 
 def run() -> None:
@@ -34,41 +37,52 @@ def run() -> None:
     parser.add_argument("--train", action="store_true", help="train; goes on where it was stopped")
     parser.add_argument("--seed", type=int, default=0, help="of the networks, with --train")
     parser.add_argument("--weights", type=Path, help="folder of trained networks to read, or write")
+    parser.add_argument("--scales", action="store_true", help="also guide at other scales")
     parser.add_argument("--samples", type=int, default=2**14)
     parser.add_argument("--sample-seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/autoguidance-2d.png"))
     args = parser.parse_args()
     if args.samples < 1:
         parser.error(f"argument --samples: is {args.samples}; allowed is a number of at least 1")
-    begin = time.perf_counter()
-
+    folder = args.weights or (BUILD / f"weights-{args.seed}" if args.train else SHIPPED)
     if args.train:
-        folder = args.weights or BUILD / f"weights-{args.seed}"
         save({name: train(name, BUILD, args.seed) for name in RECIPES}, folder)
-    else:
-        folder = args.weights or SHIPPED
+    begin = time.perf_counter()
     networks = load(folder)
     main, guiders = networks["main"], methods(networks["both"], networks["weak"])
     exact, ideal = Mixture("A"), methods(Mixture("AB"), networks["weak"])
-    truth = exact.sample(args.samples, generator=generator(args.sample_seed + 1))
-    again = exact.sample(args.samples, generator=generator(args.sample_seed + 2))
+    truth, again = (
+        exact.sample(args.samples, generator=generator(args.sample_seed + i)) for i in (1, 2)
+    )
     x = start(args.samples, args.sample_seed)
 
-    print(f"{HEAD}\n| exact samples | {measure(again, exact, truth).row()} |", flush=True)
-    for name in ("unguided", "CFG"):
-        score = measure(draw(exact, ideal[name], x), exact, truth)
-        print(f"| exact score, {name} | {score.row()} |", flush=True)
-    samples = {}
-    for name, guider in guiders.items():
-        samples[name] = draw(main, guider, x)
-        print(f"| {name} | {measure(samples[name], exact, truth).row()} |", flush=True)
-    print(f"\n{args.samples} samples, start seed {args.sample_seed}, networks {folder}, ", end="")
+    def tell(name: str, points: Tensor) -> Metrics:
+        found = measure(points, exact, truth)
+        print(f"| {name} | {found.row()} |", flush=True)
+        return found
+
+    print(HEAD)
+    reached = tell("exact samples", again)
+    tell("exact score, unguided", draw(exact, ideal["unguided"], x))
+    tell("exact score, CFG 4", draw(exact, ideal["CFG"], x))
+    samples = {name: draw(main, guider, x) for name, guider in guiders.items()}
+    found = {name: tell(TITLES[name], points) for name, points in samples.items()}
+    curves: dict[str, dict[float, Metrics]] = {"CFG": {}, "autoguidance": {}}
+    for name in curves if args.scales else ():
+        for scale in SCALES:
+            points = draw(main, guiders[name].replace(scale=scale), x)
+            curves[name][scale] = tell(f"{name} {scale:g}", points)
+    print(f"\n{args.samples} samples of seed {args.sample_seed}, networks of {folder}; ", end="")
     print(f"{time.perf_counter() - begin:.0f} s")
 
-    from draw import figure
+    from draw import figure, trade_off  # matplotlib is not needed for the table
 
     figure(args.out, truth, samples, networks, guiders)
     print(args.out)
+    if args.scales:
+        beside = args.out.with_stem(args.out.stem + "-scales")
+        trade_off(beside, reached, found["unguided"], curves)
+        print(beside)
 
 
 if __name__ == "__main__":

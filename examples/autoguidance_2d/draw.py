@@ -1,7 +1,8 @@
-"""The figure: samples, what the networks believe, and the ways that points take."""
+"""The figure: samples, what the networks believe, and trajectories."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,18 +14,19 @@ import torch
 from guiders import Guider
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from metrics import FAR, Metrics
 from mixture import OUTLINE, Mixture
 from network import LogDensity
-from sampling import trajectories
+from sampling import TITLES, trajectories
 from torch import Tensor
 
 VIEW = (0.30, 0.30, 1.2)  # middle and half the width
 CLOSE = (0.45, 1.22, 0.3)
+DEEP = 14  # how far below the peak log densities are shown
+RATIO = "PuOr_r"
 SIGMA = 0.03  # the noise level at which the close-ups begin
 APART = 0.045  # of their starting points
-POINTS, WAYS, LAND, OTHER = "#1d3557", "#d1495b", "#f3b562", "#c9ced6"
-TITLES = {"unguided": "unguided", "CFG": "CFG, scale 4", "autoguidance": "autoguidance, scale 3"}
+POINTS, PATHS, LAND, OTHER = "#1d3557", "#d1495b", "#f3b562", "#c9ced6"
 
 
 def figure(
@@ -51,25 +53,57 @@ def figure(
 
     main, weak, both = (_field(networks[name]) for name in ("main", "weak", "both"))
     panels = [
-        (_field(exact), "magma", "exact log density"),
-        (main, "magma", "main network's"),
-        (main - both, "PuOr_r", "main - network of both classes"),
-        (main - weak, "PuOr_r", "main - weak network"),
+        (_field(exact), "YlGnBu", "exact log density"),
+        (main, "YlGnBu", "main network's"),
+        (main - both, RATIO, "main - network of both classes"),
+        (main - weak, RATIO, "main - weak network"),
     ]
+    near = main > main.max() - DEEP
     for ax, (field, colours, title) in zip(grid[1], panels, strict=True):
-        _heat(ax, field, colours, exact)
+        _heat(ax, field, colours, near, exact)
         _frame(ax, title, VIEW)
 
     begin = _starts(exact)
-    ways = [(Mixture("A"), guiders["unguided"]), *((networks["main"], g) for g in guiders.values())]
-    for ax, (network, guider), (name, _) in zip(grid[2], ways, columns, strict=True):
+    runs = [(Mixture("A"), guiders["unguided"]), *((networks["main"], g) for g in guiders.values())]
+    for ax, (network, guider), (name, _) in zip(grid[2], runs, columns, strict=True):
         _land(ax, exact, CLOSE)
-        _ways(ax, trajectories(network, guider, begin, SIGMA))
+        _trajectories(ax, trajectories(network, guider, begin, SIGMA))
         _frame(ax, TITLES.get(name, "exact score"), CLOSE)
 
-    rows = ("samples", f"log density at noise level {SIGMA:g}", f"ways from noise level {SIGMA:g}")
+    rows = ("samples", f"log density at sigma {SIGMA:g}", f"trajectories from sigma {SIGMA:g}")
     for ax, text in zip(grid[:, 0], rows, strict=True):
         ax.set_ylabel(text, fontsize=12)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path)
+    plt.close(fig)
+
+
+def trade_off(
+    path: Path, exact: Metrics, unguided: Metrics, curves: Mapping[str, Mapping[float, Metrics]]
+) -> None:
+    """Write a plot of outliers against lost variety as a PNG.
+
+    Args:
+        exact, unguided: of exact samples, and of the network without guidance.
+        curves: by method and scale.
+    """
+    fig, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", dpi=110)
+    for ax, name in zip(panels, ("outliers", "far"), strict=True):
+        for (method, curve), colour in zip(curves.items(), (POINTS, PATHS), strict=True):
+            line = [unguided, *curve.values()]
+            xs = [m.variation for m in line]
+            ys = [100 * getattr(m, name) for m in line]
+            ax.plot(xs, ys, "o-", color=colour, label=method, markersize=5)
+            for x, y, scale in zip(xs[1:], ys[1:], curve, strict=True):
+                ax.annotate(f"{scale:g}", (x, y), (4, 5), textcoords="offset points", fontsize=9)
+        start = (unguided.variation, 100 * getattr(unguided, name))
+        ax.annotate("unguided", start, (6, 4), textcoords="offset points", fontsize=9)
+        ax.plot(exact.variation, 100 * getattr(exact, name), "*", color=LAND, markersize=13)
+        ax.set(xlabel="total variation of the branches' shares", xlim=(0, None), ylim=(0, None))
+        ax.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"outliers: log p < {OUTLINE:.1f}, %")
+    panels[1].set_ylabel(f"far outliers: log p < {FAR:.1f}, %")
+    panels[0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path)
     plt.close(fig)
@@ -115,19 +149,20 @@ def _field(network: LogDensity | Mixture, count: int = 300) -> Tensor:
     return (values - values.logsumexp(0)).view(across.shape)
 
 
-def _heat(ax: Axes, field: Tensor, colours: str, exact: Mixture) -> None:
+def _heat(ax: Axes, field: Tensor, colours: str, near: Tensor, exact: Mixture) -> None:
+    """A field where ``near`` is true; ratios about their median there."""
     across, up, points = _mesh(VIEW, len(field))
-    if colours == "magma":
-        top = field.max().item()
-        low, high = top - 12, top
-    else:
-        field = field - field.flatten().median()
-        high = field.abs().quantile(0.98).item()
+    if colours == RATIO:
+        field = field - field[near].median()
+        high = field[near].abs().quantile(0.98).item()
         low = -high
-    ax.pcolormesh(across, up, field, cmap=colours, vmin=low, vmax=high, rasterized=True)
+    else:
+        high = field.max().item()
+        low = high - DEEP
+    shown = field.masked_fill(~near, math.nan)
+    ax.pcolormesh(across, up, shown, cmap=colours, vmin=low, vmax=high, rasterized=True)
     density = exact.log_density(points).view(across.shape)
-    white = ListedColormap(["#ffffff" if colours == "magma" else "#333333"])
-    ax.contour(across, up, density, [OUTLINE], cmap=white, linewidths=0.5, alpha=0.7)
+    ax.contour(across, up, density, [OUTLINE], colors=["#333333"], linewidths=0.5, linestyles="-")
 
 
 def _starts(exact: Mixture) -> Tensor:
@@ -142,7 +177,7 @@ def _starts(exact: Mixture) -> Tensor:
     return kept
 
 
-def _ways(ax: Axes, ways: Tensor) -> None:
-    ax.plot(*ways.permute(2, 0, 1).numpy(), color=WAYS, linewidth=0.9, alpha=0.9)
-    ax.scatter(*ways[0].T, s=7, facecolors="white", edgecolors=WAYS, linewidths=0.8, zorder=3)
-    ax.scatter(*ways[-1].T, s=11, c=POINTS, linewidths=0, zorder=4)
+def _trajectories(ax: Axes, paths: Tensor) -> None:
+    ax.plot(*paths.permute(2, 0, 1).numpy(), color=PATHS, linewidth=0.9, alpha=0.9)
+    ax.scatter(*paths[0].T, s=7, facecolors="white", edgecolors=PATHS, linewidths=0.8, zorder=3)
+    ax.scatter(*paths[-1].T, s=11, c=POINTS, linewidths=0, zorder=4)

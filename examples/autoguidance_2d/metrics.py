@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from mixture import OUTLINE, Mixture
+from mixture import OUTLINE, PEAK, Mixture
 from torch import Tensor
 
+FAR = PEAK - 8  # 0.05 % of exact samples are less likely
 LOST = 0.25  # a branch with less than this share of its probability counts as lost
 
 
@@ -18,24 +19,29 @@ class Metrics:
 
     Attributes:
         outliers: share of the samples outside the class, where log p is below ``OUTLINE``.
-        log_density: mean log p(x).
+        far: share of the samples where log p is below ``FAR``.
+        log_density: mean log p(x), which the farthest samples dominate.
         variation: total variation between the branches' shares of the samples and their
             probabilities, that is the share of the samples that belong to another branch.
         lost: share of the 127 branches with less than a quarter of their probability.
+        missed: probability of these branches together.
         transport: sliced 2-Wasserstein distance to exact samples.
     """
 
     outliers: float
+    far: float
     log_density: float
     variation: float
     lost: float
+    missed: float
     transport: float
 
     def row(self) -> str:
         """As cells of a table in Markdown."""
         return (
-            f"{100 * self.outliers:.2f} % | {self.log_density:.3f} | {self.variation:.3f} | "
-            f"{100 * self.lost:.1f} % | {self.transport:.4f}"
+            f"{100 * self.outliers:.2f} % | {100 * self.far:.2f} % | {self.log_density:.2f} | "
+            f"{self.variation:.3f} | {100 * self.lost:.0f} % | {100 * self.missed:.1f} % | "
+            f"{self.transport:.4f}"
         )
 
 
@@ -44,11 +50,14 @@ def measure(x: Tensor, exact: Mixture, truth: Tensor) -> Metrics:
     x = x.to(exact.dtype)
     density = exact.log_density(x)
     shares = exact.shares(x).mean(0)
+    lost = shares < LOST * exact.weight
     return Metrics(
         (density < OUTLINE).double().mean().item(),
+        (density < FAR).double().mean().item(),
         density.mean().item(),
         (shares - exact.weight).abs().sum().item() / 2,
-        (shares < LOST * exact.weight).double().mean().item(),
+        lost.double().mean().item(),
+        exact.weight[lost].sum().item(),
         sliced_distance(x, truth.to(exact.dtype)),
     )
 

@@ -9,6 +9,7 @@ from mixture import Mixture
 from torch import Tensor, nn
 
 STEPS = 32
+TITLES = {"unguided": "unguided", "CFG": "CFG 4", "autoguidance": "autoguidance 3"}
 SAMPLER = EDM(sigma_max=5.0, sigma_min=0.002, rho=7.0)
 
 
@@ -42,7 +43,7 @@ def draw(network: nn.Module, guider: Guider, x: Tensor) -> Tensor:
 
 
 def trajectories(network: nn.Module, guider: Guider, x: Tensor, sigma: float) -> Tensor:
-    """The ways (STEPS + 1, N, 2) of points x (N, 2) from the noise level ``sigma`` on."""
+    """The paths (STEPS + 1, N, 2) of points x (N, 2) from the noise level ``sigma`` on."""
     run = sample(
         as_network(network), SAMPLER.replace(sigma_max=sigma), x=x, guider=guider,
         num_inference_steps=STEPS,
