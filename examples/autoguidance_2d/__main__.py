@@ -72,7 +72,9 @@ def run() -> None:
         for scale in SCALES:
             points = draw(main, guiders[name].replace(scale=scale), x)
             curves[name][scale] = tell(f"{name} {scale:g}", points)
-    print(f"\n{args.samples} samples of seed {args.sample_seed}, networks of {folder}; ", end="")
+    print(
+        f"\n{args.samples} samples of seed {args.sample_seed}, networks of {folder.name}; ", end=""
+    )
     print(f"{time.perf_counter() - begin:.0f} s")
 
     from draw import figure, trade_off  # matplotlib is not needed for the table
