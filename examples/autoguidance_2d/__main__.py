@@ -72,10 +72,8 @@ def run() -> None:
         for scale in SCALES:
             points = draw(main, guiders[name].replace(scale=scale), x)
             curves[name][scale] = tell(f"{name} {scale:g}", points)
-    print(
-        f"\n{args.samples} samples of seed {args.sample_seed}, networks of {folder.name}; ", end=""
-    )
-    print(f"{time.perf_counter() - begin:.0f} s")
+    seconds = time.perf_counter() - begin
+    print(f"\n{args.samples} samples, seed {args.sample_seed}; {folder.name}; {seconds:.0f} s\n")
 
     from draw import figure, trade_off  # matplotlib is not needed for the table
 

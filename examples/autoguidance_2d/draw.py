@@ -56,11 +56,9 @@ class View:
         }
 
     def frame(self, ax: Axes, title: str) -> None:
-        across, up = (
-            (self.x - self.half, self.x + self.half),
-            (self.y - self.half, self.y + self.half),
-        )
-        ax.set(xlim=across, ylim=up, xticks=[], yticks=[], aspect="equal")
+        half = self.half
+        ax.set(xlim=(self.x - half, self.x + half), ylim=(self.y - half, self.y + half))
+        ax.set(xticks=[], yticks=[], aspect="equal")
         ax.set_title(title, fontsize=12)
         for side in ax.spines.values():
             side.set_color("#999999")
