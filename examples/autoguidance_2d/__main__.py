@@ -15,7 +15,9 @@ return the clean points; ``sampling.py`` is all of it.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from metrics import Metrics, measure
@@ -45,6 +47,8 @@ def run() -> None:
     if args.samples < 1:
         parser.error(f"argument --samples: is {args.samples}; allowed is a number of at least 1")
     folder = args.weights or (BUILD / f"weights-{args.seed}" if args.train else SHIPPED)
+    if not args.train and not (folder / "main.safetensors").is_file():
+        parser.error(f"argument --weights: is {folder}; allowed is a folder that --train wrote")
     if args.train:
         save({name: train(name, BUILD, args.seed) for name in RECIPES}, folder)
     begin = time.perf_counter()
@@ -75,7 +79,10 @@ def run() -> None:
     seconds = time.perf_counter() - begin
     print(f"\n{args.samples} samples, seed {args.sample_seed}; {folder.name}; {seconds:.0f} s\n")
 
-    from draw import figure, trade_off  # matplotlib is not needed for the table
+    if find_spec("matplotlib") is None:
+        print("no figure without matplotlib: pip install '.[examples]'", file=sys.stderr)
+        return
+    from draw import figure, trade_off
 
     figure(args.out, truth, samples, networks, guiders)
     print(args.out)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from guiders import CFG, Guider, WeakModel
-from guiders.samplers import EDM, as_network, final, sample
+from guiders import CFG, EDM, Guider, WeakModel, as_network, final, sample
 from mixture import Mixture
 from torch import Tensor, nn
 

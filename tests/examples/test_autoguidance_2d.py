@@ -1,6 +1,6 @@
 """The two-dimensional example: the exact distribution, the training, and what guidance does."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -175,11 +175,20 @@ def test_trajectories_begin_and_end_where_they_should(exact):
     assert exact.log_density(ways[-1]).mean() > exact.log_density(x).mean()
 
 
-def test_nonsense_is_refused_in_a_sentence():
-    done = subprocess.run(
-        [sys.executable, HERE, "--samples", "0"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "--samples: is 0; allowed is" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--samples", "0"], "--samples: is 0; allowed is"),
+        (["--weights", "nowhere"], "--weights: is nowhere; allowed is"),
+    ],
+)
+def test_nonsense_is_refused_in_a_sentence(arguments, complaint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["autoguidance_2d", *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(HERE), run_name="__main__")
+    assert complaint in capsys.readouterr().err
+
+
+def test_there_are_two_classes():
     with pytest.raises(ValueError, match="classes is 'C'; allowed is"):
         Mixture("C")
