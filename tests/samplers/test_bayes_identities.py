@@ -93,7 +93,7 @@ def test_cfg_averaged_over_the_posterior_is_the_unconditional_denoiser(scale, si
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
 def test_the_second_bayes_identity(sigma):
-    """sum q_k (J_k + g_k g_k^T) = 0 of the guidance directions g_k = s_k - s and their Jacobians."""
+    """sum q_k (J_k + g_k g_k^T) = 0 for g_k = s_k - s and its Jacobian J_k."""
     exact = mixture(3)
     total = torch.zeros(3, 3, dtype=torch.float64)
     point = exact.draw(1, torch.Generator().manual_seed(2), sigma)
@@ -124,7 +124,7 @@ def test_the_guidance_direction_is_the_gradient_of_the_class_posterior():
     "guider", [APG(8, momentum=0), APG(8, momentum=-0.5, rescale=0.3), APG(8, rescale=0)]
 )
 def test_in_one_dimension_apg_without_its_parallel_part_is_unguided(guider):
-    """There is no other direction than that of the clean image; a norm over the batch would find one."""
+    """One element has no other direction; a norm over the batch would find one."""
     exact = mixture(width=1)
     x = exact.draw(6, torch.Generator().manual_seed(4), 5.0)
     conditions = labels(0, x), labels(EVERY, x)
@@ -137,8 +137,8 @@ def test_in_one_dimension_apg_without_its_parallel_part_is_unguided(guider):
 @pytest.mark.parametrize(
     "guider",
     [
-        CFG(4), APG(4, rescale=0.2), CFGZeroStar(4), TCFG(4), MagnitudeAware(4), CFG(4) | Rescale(0.7),
-        CFG(Adaptive(4, threshold=0.95)), CFG(2) + APG(3),
+        CFG(4), APG(4, rescale=0.2), CFGZeroStar(4), TCFG(4), MagnitudeAware(4),
+        CFG(4) | Rescale(0.7), CFG(Adaptive(4, threshold=0.95)), CFG(2) + APG(3),
     ],
     ids=str,
 )  # fmt: skip
@@ -147,10 +147,10 @@ def test_a_run_of_a_batch_is_the_runs_of_its_images(guider):
     x = exact.draw(4, torch.Generator().manual_seed(5), 5.0)
     conditions = torch.tensor([0, 1, 2, 1]), labels(EVERY, x)
     together = run(exact, guider, x, *conditions)
-    alone = [
-        run(exact, guider, x[i : i + 1], *(c[i : i + 1] for c in conditions)) for i in range(4)
-    ]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-12, rtol=1e-12)
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        alone = run(exact, guider, x[one], *(condition[one] for condition in conditions))
+        torch.testing.assert_close(together[one], alone, atol=1e-12, rtol=1e-12)
 
 
 def turning(guider, point):
@@ -166,7 +166,7 @@ def turning(guider, point):
 
 
 def test_apg_turns_a_field_that_has_no_curl():
-    """g = (1, 0) is a gradient; its part orthogonal to x is (y^2, -x y) / r^2, with curl -y / r^2."""
+    """The part of (1, 0) orthogonal to x is (y^2, -x y) / r^2, whose curl is -y / r^2."""
     for x, y in [(1.0, 1.0), (-0.4, 2.0), (0.6, -0.3)]:
         point = torch.tensor([x, y], dtype=torch.float64)
         expected = pytest.approx(-y / (x * x + y * y), abs=1e-12)
