@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import models
 from ..pipelines.generate import SCHEDULERS
+from ..pipelines.rewards import NAMES
 from ..pipelines.parse import arguments_of, gate_names, post_names, term_names
 
 
@@ -31,4 +32,5 @@ def run(args: argparse.Namespace) -> None:
             print(
                 f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}"
             )
+    print(f"rewards\n  {', '.join(NAMES)}, module:function")
     print(f"schedulers\n  {', '.join(SCHEDULERS)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..guidance import Branch, Network, Prediction, Query, Readout
+from ..guidance import Branch, Condition, Network, Prediction, Query, Readout
 from ..guidance.denoiser import Requests
 from ..guidance.types import take
 
@@ -29,22 +29,34 @@ def as_network(
         positive: the condition of each image, (B, ...), such as class labels.
         negative: the condition of the negative branch, such as the label for nothing.
 
-    A branch of another model, such as ``WeakModel(weak)``, calls ``weak`` in the same way.
+    A ``Condition`` of a context has for ``arguments`` a condition of one row. A branch of another
+    model, such as ``WeakModel(weak)``, calls ``weak`` in the same way.
     """
     conditions = {"positive": positive, "negative": negative}
 
     def network(q: Query, requests: Requests) -> Mapping[Branch, Prediction]:
         answers = {}
         for branch, rows in requests.items():
-            condition = conditions[branch.condition]
+            if branch.change is not None:
+                raise ValueError(
+                    f"as_network: the guider asks for {branch}; allowed are references that leave "
+                    "the network as it is"
+                )
+            seen = q.rows(rows)
+            if isinstance(branch.condition, Condition):
+                condition = branch.condition.arguments.expand(
+                    len(rows), *branch.condition.arguments.shape[1:]
+                )
+            else:
+                whole = conditions[branch.condition]
+                condition = None if whole is None else take(whole, rows)
             if branch.condition == "negative" and condition is None:
                 raise ValueError(
                     "as_network: negative is None; allowed for a guider that asks for the negative "
                     "branch is the condition of each image"
                 )
             function: Any = denoise if branch.model is None else branch.model
-            given = () if condition is None else (take(condition, rows),)
-            seen = q.rows(rows)
+            given = () if condition is None else (condition,)
             answers[branch] = Prediction(
                 seen.x, function(*in_edm(seen), *given).to(seen.x.dtype), CLEAN
             )

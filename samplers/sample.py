@@ -33,7 +33,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import CFG, Denoiser, Guided, Guider, Network, Prediction, Query, Record, Step
+from ..guidance import (
+    CFG,
+    Context,
+    Denoiser,
+    Guided,
+    Guider,
+    Network,
+    Prediction,
+    Query,
+    Record,
+    Step,
+)
 from .edm import EDM
 from .networks import Plain, as_network
 from .noise_level import is_supported, readout_at, steps_ahead, why_refused
@@ -73,6 +84,8 @@ def sample(
     x: Tensor | None = None,
     num_inference_steps: int | None = 50,
     guider: Guider | Sequence[Guider] | None = None,
+    context: Context | None = None,
+    diagnose: bool = False,
     generator: Generators | None = None,
     progress: bool = True,
     grad: bool = False,
@@ -90,6 +103,8 @@ def sample(
             (B, ...) has unit variance, ``x`` (B, ...) is at the scheduler's first level already.
         num_inference_steps: solver steps; ``None`` where ``set_timesteps`` was called already.
         guider: one, or one for each image or prompt; ``None`` for a plain denoiser.
+        context: what the guider may ask for besides, such as other conditions.
+        diagnose: keep a ``Diagnosis`` of each evaluation, see ``guidance.Denoiser``.
         generator: one, or one for each image.
         progress: show a bar if it takes more than two seconds.
         grad: differentiate through the run.
@@ -120,7 +135,7 @@ def sample(
     if x is None:
         start = start * spread
     network: Any = as_network(denoiser) if guider is None else denoiser  # type: ignore[arg-type]
-    bound = Denoiser(CFG(1) if guider is None else guider, len(start))
+    bound = Denoiser(CFG(1) if guider is None else guider, len(start), context, diagnose)
     return _run(solver, start, steps, bound, network, draw, progress, grad)
 
 
@@ -203,6 +218,7 @@ def _run(
                 with torch.set_grad_enabled(grad):  # never while the consumer is at work
                     x, guided = run.send(sent)
             except StopIteration:
+                denoiser.finish()
                 return
             point = Point(steps[len(records) - 1], x, guided.x0, records)
             yield point
