@@ -20,6 +20,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+from guiders import CFG, WeakModel
 from metrics import Metrics, measure
 from mixture import Mixture
 from sampling import TITLES, draw, generator, methods, start
@@ -54,7 +56,9 @@ def run() -> None:
     begin = time.perf_counter()
     networks = load(folder)
     main, guiders = networks["main"], methods(networks["both"], networks["weak"])
-    exact, ideal = Mixture("A"), methods(Mixture("AB"), networks["weak"])
+    exact = Mixture("A")
+    perfect, perfect_both = (Mixture(classes, torch.float32) for classes in ("A", "AB"))
+    cfg = CFG(4, reference=WeakModel(perfect_both))
     truth, again = (
         exact.sample(args.samples, generator=generator(args.sample_seed + i)) for i in (1, 2)
     )
@@ -67,10 +71,11 @@ def run() -> None:
 
     print(HEAD)
     reached = tell("exact samples", again)
-    tell("exact score, unguided", draw(exact, ideal["unguided"], x))
-    tell("exact score, CFG 4", draw(exact, ideal["CFG"], x))
+    tell("exact score, unguided", draw(perfect, CFG(1), x))
+    tell("exact score, CFG 4", draw(perfect, cfg, x))
     samples = {name: draw(main, guider, x) for name, guider in guiders.items()}
     found = {name: tell(TITLES[name], points) for name, points in samples.items()}
+    tell("CFG 4, exact guide", draw(main, cfg, x))
     curves: dict[str, dict[float, Metrics]] = {"CFG": {}, "autoguidance": {}}
     for name in curves if args.scales else ():
         for scale in SCALES:

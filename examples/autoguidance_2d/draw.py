@@ -100,7 +100,8 @@ def figure(
     }
     for ax, (title, (field, colours)) in zip(grid[1], panels.items(), strict=True):
         _heat(ax, field, colours, near)
-        ax.contour(*WHOLE.mesh(), whole["A"], [OUTLINE], colors=["#333333"], linewidths=0.5)
+        edge = {"colors": "#333333", "linewidths": 0.5, "linestyles": "solid"}
+        ax.contour(*WHOLE.mesh(), whole["A"], [OUTLINE], **edge)
         WHOLE.frame(ax, title)
 
     begin = _starts(Mixture("A"))

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def train(name: str, folder: Path, seed: int = 0, every: int = 256) -> LogDensit
     power, done = average_power(0.010), 0
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / f"{name}-{seed}.pt"
-    parts = {"model": model, "average": average, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         done = state["done"]
