@@ -5,7 +5,7 @@ tree of Gaussians, three small networks learn its exact score, and guiders sampl
 
     pip install '.[examples]'
     python examples/autoguidance_2d                     # table and figure, with shipped networks
-    python examples/autoguidance_2d --scales            # and how they depend on the scale
+    python examples/autoguidance_2d --all               # also exact scores, and other scales
     python examples/autoguidance_2d --train --seed 1    # with other networks, trained in minutes
 
 A network of one's own needs no more for a guider than to be called as ``network(x, sigma)`` and to
@@ -41,7 +41,7 @@ def run() -> None:
     parser.add_argument("--train", action="store_true", help="train; goes on where it was stopped")
     parser.add_argument("--seed", type=int, default=0, help="of the networks, with --train")
     parser.add_argument("--weights", type=Path, help="folder of trained networks to read, or write")
-    parser.add_argument("--scales", action="store_true", help="also guide at other scales")
+    parser.add_argument("--all", action="store_true", help="also exact scores, and other scales")
     parser.add_argument("--samples", type=int, default=2**14)
     parser.add_argument("--sample-seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/autoguidance-2d.png"))
@@ -57,8 +57,6 @@ def run() -> None:
     networks = load(folder)
     main, guiders = networks["main"], methods(networks["both"], networks["weak"])
     exact = Mixture("A")
-    perfect, perfect_both = (Mixture(classes, torch.float32) for classes in ("A", "AB"))
-    cfg = CFG(4, reference=WeakModel(perfect_both))
     truth, again = (
         exact.sample(args.samples, generator=generator(args.sample_seed + i)) for i in (1, 2)
     )
@@ -71,16 +69,19 @@ def run() -> None:
 
     print(HEAD)
     reached = tell("exact samples", again)
-    tell("exact score, unguided", draw(perfect, CFG(1), x))
-    tell("exact score, CFG 4", draw(perfect, cfg, x))
     samples = {name: draw(main, guider, x) for name, guider in guiders.items()}
     found = {name: tell(TITLES[name], points) for name, points in samples.items()}
-    tell("CFG 4, exact guide", draw(main, cfg, x))
     curves: dict[str, dict[float, Metrics]] = {"CFG": {}, "autoguidance": {}}
-    for name in curves if args.scales else ():
-        for scale in SCALES:
-            points = draw(main, guiders[name].replace(scale=scale), x)
-            curves[name][scale] = tell(f"{name} {scale:g}", points)
+    if args.all:
+        perfect, both = (Mixture(classes, torch.float32) for classes in ("A", "AB"))
+        cfg = CFG(4, reference=WeakModel(both))
+        tell("exact score, unguided", draw(perfect, CFG(1), x))
+        tell("exact score, CFG 4", draw(perfect, cfg, x))
+        tell("CFG 4, exact guide", draw(main, cfg, x))
+        for name, curve in curves.items():
+            for scale in SCALES:
+                points = draw(main, guiders[name].replace(scale=scale), x)
+                curve[scale] = tell(f"{name} {scale:g}", points)
     seconds = time.perf_counter() - begin
     print(f"\n{args.samples} samples, seed {args.sample_seed}; {folder.name}; {seconds:.0f} s\n")
 
@@ -91,7 +92,7 @@ def run() -> None:
 
     figure(args.out, truth, samples, networks, guiders)
     print(args.out)
-    if args.scales:
+    if args.all:
         beside = args.out.with_stem(args.out.stem + "-scales")
         trade_off(beside, reached, found["unguided"], curves)
         print(beside)
