@@ -26,7 +26,7 @@ from metrics import Metrics, measure
 from mixture import Mixture
 from sampling import TITLES, draw, generator, methods, start
 from torch import Tensor
-from train import RECIPES, SHIPPED, load, save, train
+from train import SHIPPED, load, save, train
 
 BUILD = Path("build/autoguidance_2d")
 SCALES = (1.25, 1.5, 2.0, 3.0, 4.0)
@@ -40,6 +40,7 @@ def run() -> None:
     )
     parser.add_argument("--train", action="store_true", help="train; goes on where it was stopped")
     parser.add_argument("--seed", type=int, default=0, help="of the networks, with --train")
+    parser.add_argument("--guide-seed", type=int, help="of the two guides, if it is another one")
     parser.add_argument("--weights", type=Path, help="folder of trained networks to read, or write")
     parser.add_argument("--all", action="store_true", help="also exact scores, and other scales")
     parser.add_argument("--samples", type=int, default=2**14)
@@ -48,11 +49,13 @@ def run() -> None:
     args = parser.parse_args()
     if args.samples < 1:
         parser.error(f"argument --samples: is {args.samples}; allowed is a number of at least 1")
-    folder = args.weights or (BUILD / f"weights-{args.seed}" if args.train else SHIPPED)
-    if not args.train and not (folder / "main.safetensors").is_file():
-        parser.error(f"argument --weights: is {folder}; allowed is a folder that --train wrote")
+    guides = args.seed if args.guide_seed is None else args.guide_seed
+    seeds = {"main": args.seed, "weak": guides, "both": guides}
+    folder = args.weights or (BUILD / f"weights-{args.seed}-{guides}" if args.train else SHIPPED)
     if args.train:
-        save({name: train(name, BUILD, args.seed) for name in RECIPES}, folder)
+        save({name: train(name, BUILD, seed) for name, seed in seeds.items()}, folder)
+    elif not (folder / "main.safetensors").is_file():
+        parser.error(f"argument --weights: is {folder}; allowed is a folder that --train wrote")
     begin = time.perf_counter()
     networks = load(folder)
     main, guiders = networks["main"], methods(networks["both"], networks["weak"])
