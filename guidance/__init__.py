@@ -12,6 +12,8 @@ from .context import Condition, Context
 from .denoiser import Denoiser, Guided, Network, foresee
 from .fdg import FDG
 from .gates import Gate, Interval, StepAG
+from .gfcg import Confusion
+from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
@@ -35,10 +37,11 @@ from .zero_init import ZeroInit
 
 __all__ = [
     "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
-    "Branch", "CFGPlusPlus", "CFGZeroStar", "Condition", "Config", "Constant", "Context",
-    "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving",
-    "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear",
-    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "Post", "Prediction",
-    "Prepare", "Query", "Readout", "Record", "Reference", "Rescale", "Scale", "Stale", "Step",
-    "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
+    "Branch", "CFGPlusPlus", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
+    "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
+    "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
+    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network",
+    "PerImage", "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record",
+    "Reference", "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term",
+    "WeakModel", "ZeroInit", "foresee",
 ]  # fmt: skip

@@ -87,9 +87,7 @@ class Trainer:
         self.unseen = list(unseen) or self.prompts
         precision = self.settings.mixed_precision
         if precision == "fp16" and not torch.cuda.is_available():
-            raise ValueError(
-                "mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'"
-            )
+            raise ValueError("mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'")
         self.processes = PartialState()
         alone = self.processes.num_processes == 1
         self.device = torch.device(device if alone and device else self.processes.device)

@@ -37,9 +37,7 @@ class Preprocess(nn.Module):
         if (height, width) != (self.size, self.size):
             short = min(height, width)
             shape = [int(self.size * side / short) for side in (height, width)]
-            images = interpolate(
-                images, shape, mode="bicubic", align_corners=False, antialias=True
-            )
+            images = interpolate(images, shape, mode="bicubic", align_corners=False, antialias=True)
             images = images + (images.clamp(0, 1) - images).detach()
             top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
             images = images[..., top : top + self.size, left : left + self.size]
