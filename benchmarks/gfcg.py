@@ -1,9 +1,9 @@
 """Gradient-free classifier guidance beside CFG and autoguidance, at equal evaluations.
 
-Draws prompts that are easily confused, with emoji-CLIP as the classifier, and asks emoji-judge, which
-no method sees, whether each picture is what was asked for: the share of pictures whose own prompt
-it ranks first among all of them (*precision*), and the mean cosine to it. Rows share seeds; the intervals
-are 95 % bootstraps over pictures, those of differences paired.
+Draws prompts that are easily confused, with emoji-CLIP as the classifier, and asks emoji-judge,
+which no method sees, whether each picture is what was asked for: the share of pictures whose own
+prompt it ranks first among all of them (*precision*), and the mean cosine to it. Rows share seeds;
+the intervals are 95 % bootstraps over pictures, those of differences paired.
 
     python benchmarks/gfcg.py --out benchmarks/results/gfcg-cpu.md
 """
@@ -102,8 +102,8 @@ def main() -> None:
         "",
         f"`python benchmarks/gfcg.py --seeds {args.seeds} --steps {steps}`: {len(NAMES)} prompts, "
         f"{len(world.prompts)} pictures a row, {steps} steps of DDIM unless said otherwise; "
-        f"{platform.machine()}, CPU. Precision is the share of pictures whose own prompt the second "
-        f"judge ranks first of the {len(NAMES)}.",
+        f"{platform.machine()}, CPU. Precision is the share of pictures whose own prompt the "
+        f"second judge ranks first of the {len(NAMES)}.",
         "",
         "| | evaluations | precision | minus CFG 4, paired | judge's cosine |",
         "|---|---|---|---|---|",

@@ -55,14 +55,13 @@ def examples() -> dict[type, object]:
     """Of the classes that need something to be made, one that is."""
     from guiders import ClassifierGuidance, Confusion, Linear, RewardGuidance, WeakModel
 
-    made = {
+    return {
         ClassifierGuidance: ClassifierGuidance(1.0, lambda x, step, prompts: score(x, prompts)),
         RewardGuidance: RewardGuidance(1.0, score, "latents"),
         WeakModel: WeakModel(torch.nn.Identity()),
         Confusion: Confusion(("a", "b"), lambda x0: x0.flatten(1)[:, :2], "latents"),
         Linear: Linear(2, 9),
     }
-    return made
 
 
 def trial(guider: guidance.Guider) -> tuple[float, list[str]]:

@@ -44,7 +44,8 @@ class APG(Term):
     """
 
     formula: ClassVar[str] = (
-        "D_c + (w - 1) (g_orthogonal + eta g_parallel), g = m min(1, r / |m|), m = D_c - D_u + beta m_before"
+        "D_c + (w - 1) (g_orthogonal + eta g_parallel), "
+        "g = m min(1, r / |m|), m = D_c - D_u + beta m_before"
     )
     works_on: ClassVar[str] = "x0"
 

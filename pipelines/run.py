@@ -33,7 +33,7 @@ from ..guidance import (
     Step,
 )
 from ..guidance.types import Watch, differentiable, leaf_of, take
-from ..samplers import readout_at
+from ..samplers import SADA, Accelerated, readout_at
 from .form import Form
 from .inputs import Inputs, crop
 from .learn import combination, error, sign_of, tolerance
@@ -92,6 +92,7 @@ class Run:
         around: what every evaluation of a network goes through.
         context: what the guider's methods may ask of the pipeline.
         diagnose: see ``guidance.Denoiser``.
+        accelerate: see ``samplers.SADA``.
     """
 
     def __init__(
@@ -109,13 +110,20 @@ class Run:
         around: Callable[[Forward], Forward] = lambda forward: forward,
         context: Context | None = None,
         diagnose: bool = False,
+        accelerate: SADA | None = None,
     ) -> None:
         self.form, self.batch, self.doubled = form, batch, doubled
         self.records: list[Record] = [] if records is None else records
         self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
         self._rigid, self._around = rigid, around
-        self._denoiser = Denoiser(guider, batch, context, diagnose)
+        settings = (guider, batch, context, diagnose)
+        self._denoiser = (
+            Accelerated(accelerate, self._usual_readout, *settings)
+            if accelerate
+            else Denoiser(*settings)
+        )
+        self._answered: Sequence[int] | None = None
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
@@ -123,7 +131,7 @@ class Run:
 
     def evaluate(self, network: Any, forward: Forward, inputs: Inputs) -> Any:
         """Answer one call of the denoiser ``network``; ``forward`` is its own ``__call__``."""
-        turn = self._turn or self._begin()
+        turn = self._turn or self._begin(inputs)
         turn.network, turn.forward = network, forward
         if self.form is None:
             self._expect(
@@ -138,7 +146,7 @@ class Run:
 
     def control(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer a call of a ControlNet: only the rows that the denoiser will need."""
-        turn = self._turn or self._begin()
+        turn = self._turn or self._begin(inputs)
         rows = 2 * self.batch
         if self.form is None or self.form.passes == 2 or not self.doubled or inputs.rows != rows:
             return forward(*inputs.args, **inputs.kwargs)
@@ -209,14 +217,14 @@ class Run:
             f"{how}); this pipeline cannot be guided"
         )
 
-    def _begin(self) -> Turn:
+    def _begin(self, inputs: Inputs) -> Turn:
         if self._count == len(self._steps):
             raise RuntimeError(
                 f"{self._name} evaluates more than the {len(self._steps)} steps that its scheduler "
                 "was set to; this pipeline cannot be guided"
             )
         step = self._steps[self._count]
-        requests = self._denoiser.plan(step)
+        requests = self._denoiser.plan(step, self._latents(inputs))
         waiting = {branch: rows for branch, rows in requests.items() if rows}
         self._turn = Turn(step, requests, waiting)
         if self._rigid:
@@ -224,6 +232,13 @@ class Run:
             if any(len(requests.get(branch, ())) < self.batch for branch in needed):
                 raise ValueError(f"{self._name}: {self._rigid}")
         return self._turn
+
+    def _latents(self, inputs: Inputs) -> Tensor | None:
+        """The latents (B, ...) that a call is about; ``None`` while the form is not known."""
+        if self.form is None or self._shape is None:
+            return None
+        at = self._offsets(self.form)["positive"] if inputs.rows == 2 * self.batch else 0
+        return crop(inputs.x[at : at + self.batch], self._shape)
 
     def _offsets(self, form: Form) -> dict[str, int]:
         """The first row of each condition in a doubled forward."""
@@ -366,6 +381,10 @@ class Run:
         readout = readout_at(self._scheduler, step.level, prediction_type)
         return readout if prediction_type else Readout(readout.skip, form.sign * readout.gain)
 
+    def _usual_readout(self, step: Step) -> Readout:
+        assert self.form is not None
+        return self._readout("", step, self.form)
+
     def _combine(self, turn: Turn, form: Form) -> Tensor:
         """The guided prediction in the shape of the network's output, (B, ...)."""
         if turn.q is None:  # no image was evaluated
@@ -374,9 +393,12 @@ class Run:
             turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
         turn.guided = self._denoiser.combine(turn.q, turn.answers)
         value, there = turn.guided.output, turn.answers.images(POSITIVE)
-        if turn.whole is not None and value.shape[1:] != turn.whole.shape[1:]:
-            whole = turn.whole.new_zeros((self.batch, *turn.whole.shape[1:]))
-            whole[there] = turn.whole
+        if turn.whole is not None:
+            self._answered = turn.whole.shape[1:]
+        if self._answered is not None and value.shape[1:] != self._answered:
+            whole = value.new_zeros((self.batch, *self._answered))
+            if turn.whole is not None:
+                whole[there] = turn.whole
             crop(whole, value.shape[1:]).copy_(value)
             value = whole
         turn.value = value
