@@ -71,7 +71,8 @@ def draw(pipe, name: str, guider: Guider, jobs: list[Settings]) -> Row:
     for start in range(0, len(jobs), BATCH):
         batch = jobs[start : start + BATCH]
         with guided(pipe, guider, quiet=True) as run:
-            images = pipe(**arguments(pipe, batch), output_type="pt").images
+            prompts = [job.prompt for job in batch]
+            images = pipe(prompts, **arguments(pipe, batch), output_type="pt").images
         pictures.append(images.float().cpu())
         evaluations += run.last.evaluations
         single = single + np.array([[n == 1 for n in r.evaluations] for r in run.records]).sum(1)

@@ -127,7 +127,8 @@ def fit_linear_ag(
 
             guider = CFG(guidance_scale, reference=_Observed(rule, plan, see)) | _UpTo(plan)
             with guided(pipe, guider, quiet=True) as run:
-                pipe(**arguments(pipe, batch), output_type="latent")
+                prompts = [job.prompt for job in batch]
+                pipe(prompts, **arguments(pipe, batch), output_type="latent")
             plan.steps = run.last.steps
             vectors = torch.cat(seen, 1).transpose(0, 1).flatten(1)  # (3 m, elements)
             total = total + vectors @ vectors.T

@@ -102,7 +102,9 @@ def latents_after(pipe, guider, job, index):
         return {}
 
     with guided(pipe, guider, quiet=True):
-        pipe(**arguments(pipe, [job]), output_type="latent", callback_on_step_end=keep)
+        pipe(
+            [job.prompt], **arguments(pipe, [job]), output_type="latent", callback_on_step_end=keep
+        )
     return kept[index]
 
 
