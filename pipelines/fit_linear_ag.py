@@ -154,6 +154,8 @@ def fit_linear_ag(
                 scores.append(Score(index, plan.steps[index].sigma, *parts))
     bar.close()
     notes = {
+        "model": jobs[0].model,
+        "negative_prompt": jobs[0].negative_prompt,
         "scheduler": type(pipe.scheduler).__name__,
         "paths": str(len(jobs)),
         "held_out_paths": str(len(held_out)),
