@@ -8,6 +8,7 @@ from .guidance import (
     APG,
     CFG,
     TCFG,
+    AdapterOff,
     Adaptive,
     CFGZeroStar,
     Constant,
@@ -20,8 +21,11 @@ from .guidance import (
     MagnitudeAware,
     Negative,
     PerImage,
+    PerturbedAttention,
     Rescale,
     Scale,
+    SkipLayers,
+    SmoothedAttention,
     Sum,
     WeakModel,
 )
@@ -31,9 +35,10 @@ from .samplers import EDM, as_network, clean_image, final, read_level, sample
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "EDM", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant",
-    "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider", "Interval",
-    "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale", "Sum",
+    "APG", "CFG", "EDM", "TCFG", "AdapterOff", "Adaptive", "Attachment", "CFGZeroStar", "Call",
+    "Constant", "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider",
+    "Interval", "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage",
+    "PerturbedAttention", "Rescale", "Scale", "SkipLayers", "SmoothedAttention", "Sum",
     "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
     "read_level", "sample", "to_diffusers",
 ]  # fmt: skip

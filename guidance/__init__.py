@@ -15,6 +15,7 @@ from .gates import Gate, Interval, StepAG
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
+from .perturbed import AdapterOff, PerturbedAttention, SkipLayers, SmoothedAttention
 from .record import Diagnosis, Record
 from .reference import (
     NEGATIVE,
@@ -34,11 +35,12 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
-    "Branch", "CFGPlusPlus", "CFGZeroStar", "Condition", "Config", "Constant", "Context",
-    "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving",
-    "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear",
-    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "Post", "Prediction",
-    "Prepare", "Query", "Readout", "Record", "Reference", "Rescale", "Scale", "Stale", "Step",
-    "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
+    "AdapterOff", "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive",
+    "Answers", "Branch", "CFGPlusPlus", "CFGZeroStar", "Condition", "Config", "Constant",
+    "Context", "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold",
+    "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval",
+    "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage",
+    "Perturbation", "PerturbedAttention", "Post", "Prediction", "Prepare", "Query", "Readout",
+    "Record", "Reference", "Rescale", "Scale", "SkipLayers", "SmoothedAttention", "Stale",
+    "Step", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
 ]  # fmt: skip

@@ -302,7 +302,7 @@ class Run:
             part = part.differentiable(leaf[wanted[POSITIVE]])
         model, change = group[0].model, group[0].change
         network = load_network(model, forward.args[0])
-        with differentiable(watched), changed(forward.args[0], change):
+        with differentiable(watched), changed(forward.args[0], change, part):
             result = (forward if network is None else network)(*part.args, **part.kwargs)
             output = _output(result)
         if model is None and change is None and turn.calls[-1][1] is None:
