@@ -81,8 +81,8 @@ class SkipLayers(Perturbation):
 
     Attributes:
         layers: as for ``PerturbedAttention``.
-        what: of a block: "block", all of it; "attention", its self-attention; "feed_forward". The
-            last two answer with their input, as in the published implementations.
+        what: of a block: "block", all of it; "attention", its self-attention; "feed_forward", that
+            of the picture. The last two answer with their input, as in Diffusers' layer skipping.
     """
 
     layers: Any = None

@@ -32,6 +32,8 @@ TEXT_FIRST = (
     "AuraFlow", "Bria", "Chroma", "CogVideoX", "CogView", "ConsisID", "EasyAnimate", "Flux",
     "GlmImage", "LongCatImage", "OvisImage", "QwenImage",
 )  # fmt: skip
+# Blocks that are given one sequence, in which every row has as much text.
+ONE_SEQUENCE = ("AuraFlowSingle", "ChromaSingle", "Flux2Single")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ def identity(given: dict[str, Any], sight: Sight) -> Tensor:
     else:
         mask = mask.masked_fill(~allowed, -math.inf)
     return F.scaled_dot_product_attention(**{**given, "attn_mask": mask})
+
+
+def linear_identity(module: Any, given: dict[str, Any]) -> Tensor:
+    """The same for linear attention (Sana), which has no map."""
+    out = module.to_v(hidden_of(given))
+    for layer in module.to_out:
+        out = layer(out)
+    return out
+
+
+def _is_linear(module: Any) -> bool:
+    return type(module.processor).__name__.startswith("SanaLinear")
 
 
 def smooth(given: dict[str, Any], sight: Sight, grid: tuple[int, int, int], sigma: Any) -> Tensor:
@@ -154,6 +168,16 @@ def grid_of(network: nn.Module, inputs: Inputs, tokens: int) -> tuple[int, int, 
     return found if math.prod(found) == tokens else None
 
 
+def tokens_in(network: nn.Module, inputs: Inputs) -> int | None:
+    """The picture's tokens in the whole network, where that is one number."""
+    if (positions := inputs.kwargs.get("img_ids")) is not None:
+        return int(positions.shape[-2])
+    patch = getattr(network.config, "patch_size", None)
+    if inputs.x.dim() == 4 and isinstance(patch, int):
+        return math.prod(-(-size // patch) for size in inputs.x.shape[-2:])
+    return None
+
+
 @contextmanager
 def perturbed_attention(
     network: nn.Module, change: PerturbedAttention | SmoothedAttention, inputs: Inputs
@@ -182,6 +206,9 @@ def perturbed_attention(
 
     def attend(name: str, block: nn.Module | None, seen: list[tuple[int, int]]) -> Any:
         def call(original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(change, PerturbedAttention) and _is_linear(module):
+                counts[name] += 1
+                return linear_identity(module, arguments(module, args, kwargs))
             hidden, text = tokens_of(module, args, kwargs)
 
             def look(length: int) -> Sight | None:
@@ -201,13 +228,18 @@ def perturbed_attention(
 
     def enter(block: nn.Module, seen: list[tuple[int, int]]) -> Any:
         def call(original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
-            seen[:] = [tokens_of(module, args, kwargs)]
-            if told and not seen[0][1]:
-                raise ValueError(
-                    f"{type(change).__name__}: text and picture share one sequence in a "
-                    f"{class_of(block).__name__}, where they cannot be told apart; allowed are "
-                    "other layers, or SkipLayers()"
-                )
+            hidden, text = tokens_of(module, args, kwargs)
+            if told and not text:
+                picture = tokens_in(network, inputs)
+                kind = class_of(block).__name__
+                if picture is None or not kind.startswith(ONE_SEQUENCE):
+                    raise ValueError(
+                        f"{type(change).__name__}: text and picture share one sequence in a "
+                        f"{kind}, where they cannot be told apart; allowed are other layers, or "
+                        "SkipLayers()"
+                    )
+                hidden, text = picture, hidden - picture
+            seen[:] = [(hidden, text)]
             return original(module, *args, **kwargs)
 
         return call

@@ -35,9 +35,10 @@ TEXT_FIRST = (
     "OvisImage", "QwenImage",
 )  # fmt: skip
 PICTURE_FIRST = (
-    "CogVideoX", "CogView", "ConsisID", "EasyAnimate", "GlmImage", "Hunyuan", "JoyImage", "Mochi",
-    "MotifVideo",
+    "CogVideoX", "CogView", "ConsisID", "EasyAnimate", "GlmImage", "HunyuanImage", "HunyuanVideo",
+    "JoyImage", "Mochi", "MotifVideo",
 )  # fmt: skip
+FEED_FORWARDS = ("ff", "ffn", "feed_forward", "img_mlp", "mlp")
 _ORDERS: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
@@ -115,7 +116,7 @@ def _parts(change: SkipLayers, name: str, unit: nn.Module) -> list[nn.Module]:
     if change.what == "attention":
         found = list(attentions(unit).values())
     else:
-        found = [m for m in unit.modules() if class_of(m).__name__.endswith("FeedForward")]
+        found = [m for name, m in unit.named_modules() if name.split(".")[-1] in FEED_FORWARDS]
     if not found:
         allowed = f"block, for {name} is a {type(unit).__name__} without a {change.what}"
         raise reject(change, "what", change.what, allowed)
