@@ -57,8 +57,8 @@ def choose_layers(
     kind = type(network).__name__
     if not there:
         raise ValueError(
-            f"{type(owner).__name__}: no blocks with self-attention are found in the {kind}; allowed "
-            "are other networks of Diffusers"
+            f"{type(owner).__name__}: no blocks with self-attention are found in the {kind}; "
+            "allowed are other networks of Diffusers"
         )
     names = list(there)
     if layers is None:

@@ -59,7 +59,7 @@ def met(name, pipe=None, **options):
     handle = network.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(Inputs(args, kwargs)), with_kwargs=True
     )
-    zoo.run(name, pipe, steps=1, **options)
+    zoo.run(name, pipe, steps=2, **options)
     handle.remove()
     return network, seen[0]
 
@@ -141,8 +141,13 @@ def test_a_run_of_skip_layer_guidance_is_that_of_stable_diffusion_3():
     assert error(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("what", ["attention", "feed_forward"])
-@pytest.mark.parametrize("name", ["pixart-sigma", "wan", "ltx", "cogvideox"])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("pixart-sigma", "attention"), ("cogview4", "attention"), ("pixart-sigma", "feed_forward"),
+        ("wan", "feed_forward"), ("ltx", "feed_forward"), ("cogvideox", "feed_forward"),
+    ],
+)  # fmt: skip
 def test_skipped_parts_are_those_of_diffusers_hooks(name, what):
     network, inputs = met(name)
     ours = said(network, inputs, SkipLayers(1, what))
@@ -219,12 +224,12 @@ def test_a_blur_of_any_width_keeps_constants_and_is_symmetric(size, sigma):
     assert (matrix >= 0).all()
 
 
-def test_a_wide_blur_is_nearly_the_mean_in_each_frame():
+def test_an_infinite_blur_is_the_mean_of_each_frame():
     query = zoo.fixed((0, 1), 2, 3 * 4 * 5, 6)
-    wide, mean = (blurred(query, (3, 4, 5), sigma) for sigma in (300.0, None))
-    assert torch.allclose(wide, mean, atol=0.01)
-    frames = query.unflatten(-2, (3, 20))
+    mean, frames = blurred(query, (3, 4, 5), None), query.unflatten(-2, (3, 20))
     assert torch.allclose(mean.unflatten(-2, (3, 20)), frames.mean(-2, True).expand_as(frames))
+    weights = torch.tensor([1.0, 2, 2, 2, 1]) / 8  # a wide one counts reflected edges half
+    assert torch.allclose(blur_matrix(5, 1e4), weights.double().expand(5, 5), atol=1e-3)
 
 
 GRIDS = {
@@ -292,7 +297,7 @@ def test_a_mask_of_the_texts_padding_is_kept(mask):
     ("name", "layer", "without"),
     [
         ("sd3", 0, None), ("flux", 0, None), ("flux", 1, 0), ("qwen-image", 0, None),
-        ("cogvideox", 0, None), ("cogview4", 0, None), ("auraflow", 0, None), ("auraflow", 2, (0, 1)),
+        ("cogvideox", 0, None), ("cogview4", 0, None), ("auraflow", 0, None), ("auraflow", 1, 0),
     ],
 )  # fmt: skip
 def test_the_pictures_tokens_are_told_from_the_texts(name, layer, without, monkeypatch):
@@ -389,13 +394,13 @@ def test_a_transformer_of_many_blocks_loses_7_to_9():
         (
             "sd3",
             SkipLayers((0, 2)),
-            "layers is 2; allowed is a number from 0 to 1, or a name: tran",
+            "layers is 2; allowed is a number from 0 to 1, or a name",
         ),
         ("flux", PerturbedAttention("mid_block"), "transformer_blocks.0, single_transformer_block"),
         (
             "flux",
             SkipLayers(1, "feed_forward"),
-            "FluxSingleTransformerBlock without a feed_forward",
+            "FluxSingleTransformerBlock without a feed",
         ),
         ("kandinsky22", PerturbedAttention(), "no blocks with self-attention are found"),
         ("sd", AdapterOff(), "the UNet2DConditionModel has no adapter"),
@@ -454,11 +459,11 @@ def test_a_compiled_network_runs_its_changed_forward_uncompiled(way):
             block.compile(backend=backend)
     else:
         pipe.transformer = torch.compile(pipe.transformer, backend=backend)
-    ours, _ = attached("dit", guider, pipe, rows=(0,), steps=2)
-    count = len(graphs)
-    again, _ = attached("dit", guider, pipe, rows=(0,), steps=2)
-    assert graphs  # the other forwards are compiled
-    assert len(graphs) == count  # once
+    with guided(pipe, guider, quiet=True):
+        ours = zoo.run("dit", pipe, rows=(0,), steps=2)
+        count = len(graphs)
+        again = zoo.run("dit", pipe, rows=(0,), steps=2)
+    assert len(graphs) == count > 0  # the other forwards are compiled, once
     assert error(ours, plain) < 1e-5
     assert torch.equal(again, ours)
 
