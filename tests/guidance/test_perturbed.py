@@ -12,7 +12,7 @@ from guiders import (
     SmoothedAttention,
 )
 from guiders.guidance import Reference
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 layers = st.one_of(
@@ -29,6 +29,7 @@ references = st.one_of(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(references)
 def test_they_come_back_from_json_and_one_branch_is_one_evaluation(reference):
     guider = CFG(5) + APG(Interval(4, low=1), reference=reference)

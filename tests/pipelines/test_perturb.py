@@ -441,7 +441,7 @@ def test_a_denoiser_that_is_moved_to_its_device_by_a_hook():
     remove_hook_from_module(pipe.unet)
 
 
-@pytest.mark.parametrize("way", ["in place", "wrapped", "blocks"])
+@pytest.mark.parametrize("way", ["blocks", "wrapped"])
 def test_a_compiled_network_runs_its_changed_forward_uncompiled(way):
     pipe = zoo.build("dit")
     guider = CFG(5) + CFG(4, reference=PerturbedAttention()) + CFG(2, reference=SkipLayers())
@@ -452,9 +452,7 @@ def test_a_compiled_network_runs_its_changed_forward_uncompiled(way):
         graphs.append(graph)
         return graph.forward
 
-    if way == "in place":
-        pipe.transformer.compile(backend=backend)
-    elif way == "blocks":
+    if way == "blocks":
         for block in pipe.transformer.transformer_blocks:
             block.compile(backend=backend)
     else:
