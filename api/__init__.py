@@ -6,14 +6,24 @@ from typing import Any as _Any
 from . import models
 from .guidance import (
     APG,
+    CADS,
     CFG,
+    FDG,
     TCFG,
     AdapterOff,
     Adaptive,
+    CFGPlusPlus,
+    CFGPlusPlus2M,
     CFGZeroStar,
+    ClassifierGuidance,
+    Condition,
+    Confusion,
     Constant,
+    Context,
     Cosine,
     Custom,
+    DynamicThreshold,
+    EnergyPreserving,
     Guider,
     Interval,
     KeepNorm,
@@ -22,25 +32,33 @@ from .guidance import (
     Negative,
     PerImage,
     PerturbedAttention,
+    Reference,
     Rescale,
+    RewardGuidance,
     Scale,
     SkipLayers,
     SmoothedAttention,
+    Stale,
+    StepAG,
     Sum,
+    Term,
     WeakModel,
+    ZeroInit,
 )
 from .pipelines import Attachment, Call, guided
-from .samplers import EDM, as_network, clean_image, final, read_level, sample
+from .samplers import EDM, SADA, as_network, clean_image, final, read_level, sample
 
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "EDM", "TCFG", "AdapterOff", "Adaptive", "Attachment", "CFGZeroStar", "Call",
-    "Constant", "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider",
-    "Interval", "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage",
-    "PerturbedAttention", "Rescale", "Scale", "SkipLayers", "SmoothedAttention", "Sum",
-    "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
-    "read_level", "sample", "to_diffusers",
+    "APG", "CADS", "CFG", "EDM", "FDG", "SADA", "TCFG", "AdapterOff", "Adaptive", "Attachment",
+    "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition",
+    "Confusion", "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
+    "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
+    "MagnitudeAware", "Negative", "PerImage", "PerturbedAttention", "Reference", "Rescale",
+    "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "StepAG", "Sum", "Term",
+    "WeakModel", "ZeroInit", "__version__", "as_network", "clean_image", "final", "guided",
+    "models", "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 
 

@@ -6,12 +6,15 @@ from .apg import APG
 from .cads import CADS
 from .cfg import CFG
 from .cfg_pp import CFGPlusPlus
+from .cfg_pp_2m import CFGPlusPlus2M
 from .cfg_zero import CFGZeroStar
 from .config import Config
 from .context import Condition, Context
 from .denoiser import Denoiser, Guided, Network, foresee
 from .fdg import FDG
 from .gates import Gate, Interval, StepAG
+from .gfcg import Confusion
+from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
@@ -35,12 +38,13 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "AdapterOff", "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive",
-    "Answers", "Branch", "CFGPlusPlus", "CFGZeroStar", "Condition", "Config", "Constant",
-    "Context", "Cosine", "Custom", "Denoiser", "Diagnosis", "DynamicThreshold",
-    "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval",
-    "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage",
-    "Perturbation", "PerturbedAttention", "Post", "Prediction", "Prepare", "Query", "Readout",
-    "Record", "Reference", "Rescale", "Scale", "SkipLayers", "SmoothedAttention", "Stale",
-    "Step", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "AdapterOff", "Adaptive",
+    "Answers", "Branch", "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance",
+    "Condition", "Config", "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser",
+    "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided",
+    "Guider", "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network",
+    "PerImage", "Perturbation", "PerturbedAttention", "Post", "Prediction", "Prepare", "Query",
+    "Readout", "Record", "Reference", "Rescale", "RewardGuidance", "Scale", "SkipLayers",
+    "SmoothedAttention", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit",
+    "foresee",
 ]  # fmt: skip

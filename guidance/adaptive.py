@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,8 +44,10 @@ class Adaptive(Gate):
         space: "x0", "eps", or "output" of the network.
     """
 
+    formula: ClassVar[str] = "w until cos(D_c, D_u) >= threshold, then 1"
+
     scale: Any = 7.5
-    threshold: float | None = number(None, low=-1, optional=True)
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
 
     def __post_init__(self) -> None:
@@ -86,7 +88,9 @@ class Stale(Reference):
         of: the reference that is evaluated before.
     """
 
-    threshold: float | None = number(None, low=-1, optional=True)
+    formula: ClassVar[str] = "D_u, then D_c - (the last D_c - D_u)"
+
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
     of: Reference = Negative()
 
@@ -117,3 +121,8 @@ class Stale(Reference):
         guess = working(positive.output) - gap / positive.readout.gain
         output = torch.where(stale, guess, answer.output_as(positive.readout))
         return Prediction(positive.x, output, positive.readout)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.of}, its last difference once the cosine of {self.space} is {self.threshold:g}"
+        )

@@ -193,7 +193,7 @@ def generate(
                 [job.prompt for job in batch],
                 num_inference_steps=first.num_inference_steps,
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-                **_negative(pipe, batch),
+                **negative_arguments(pipe, [job.negative_prompt for job in batch]),
                 **_size(pipe, first),
             )
             images = result.images
@@ -202,14 +202,13 @@ def generate(
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
 
 
-def _negative(pipe: Any, jobs: Sequence[Settings]) -> dict[str, Any]:
+def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:
     """The negative prompts, and what switches the negative branch on; its size has no effect.
 
     Raises:
         ValueError: there is a negative prompt and the pipeline takes none.
     """
     known = inspect.signature(type(pipe).__call__).parameters
-    negative = [job.negative_prompt for job in jobs]
     if "negative_prompt" not in known:
         if any(negative):
             text = next(filter(None, negative))
@@ -217,7 +216,7 @@ def _negative(pipe: Any, jobs: Sequence[Settings]) -> dict[str, Any]:
         return {"guidance_scale": 7.5} if "guidance_scale" in known else {}
     # Where there is a true scale, guidance_scale is an input of a distilled network.
     switch = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
-    return {"negative_prompt": negative, switch: 7.5}
+    return {"negative_prompt": list(negative), switch: 7.5}
 
 
 def _size(pipe: Any, settings: Settings) -> dict[str, int]:
