@@ -132,8 +132,8 @@ class WeakModel(Reference):
 
     Attributes:
         model: a network (or a function) with the call signature of the pipeline's denoiser; or, to
-            be stored as JSON, the name of one that ships (``"emoji-weak"``), a folder or a Hub id, of
-            the class of the pipeline's denoiser or a relative.
+            be stored as JSON, the name of one that ships (``"emoji-weak"``), a folder or a Hub id,
+            of the class of the pipeline's denoiser or a relative.
         prediction_type: of its output, where it differs from the pipeline's.
     """
 
