@@ -28,6 +28,7 @@ from .guidance import (
     Interval,
     KeepNorm,
     Linear,
+    LinearAG,
     MagnitudeAware,
     Negative,
     PerImage,
@@ -55,10 +56,10 @@ __all__ = [
     "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition",
     "Confusion", "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
     "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
-    "MagnitudeAware", "Negative", "PerImage", "PerturbedAttention", "Reference", "Rescale",
-    "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "StepAG", "Sum", "Term",
-    "WeakModel", "ZeroInit", "__version__", "as_network", "clean_image", "final", "guided",
-    "models", "read_level", "sample", "to_diffusers",
+    "LinearAG", "MagnitudeAware", "Negative", "PerImage", "PerturbedAttention", "Reference",
+    "Rescale", "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "StepAG",
+    "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network", "clean_image", "final",
+    "guided", "models", "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from .gfcg import Confusion
 from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
+from .linear_ag import Coefficients, LinearAG
 from .magnitude import MagnitudeAware
 from .perturbed import AdapterOff, PerturbedAttention, SkipLayers, SmoothedAttention
 from .record import Diagnosis, Record
@@ -40,11 +41,11 @@ from .zero_init import ZeroInit
 __all__ = [
     "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "AdapterOff", "Adaptive",
     "Answers", "Branch", "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance",
-    "Condition", "Config", "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser",
-    "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided",
-    "Guider", "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network",
-    "PerImage", "Perturbation", "PerturbedAttention", "Post", "Prediction", "Prepare", "Query",
-    "Readout", "Record", "Reference", "Rescale", "RewardGuidance", "Scale", "SkipLayers",
-    "SmoothedAttention", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit",
-    "foresee",
+    "Coefficients", "Condition", "Config", "Confusion", "Constant", "Context", "Cosine",
+    "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow", "Gate",
+    "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear", "LinearAG",
+    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "PerturbedAttention",
+    "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference", "Rescale",
+    "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "Step", "StepAG",
+    "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
 ]  # fmt: skip

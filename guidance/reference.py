@@ -79,6 +79,15 @@ class Reference(Config):
         """Other prompts, or classes, than the pipeline's own that it may ask for."""
         return ()
 
+    def admits(self, step: Step, scales: Sequence[float]) -> bool:
+        """Is there guidance at this step? A reference that is made for certain noise levels, or
+        scales, complains of others here.
+
+        Args:
+            scales: of the images that are to be guided; none of them will be if the answer is no.
+        """
+        return True
+
     def asks(self, step: Step, state: State, rows: Sequence[int]) -> Asked:
         """What to evaluate for ``rows``, those that are guided at this step; asked before any
         network call."""
