@@ -230,8 +230,9 @@ class Trainer:
         self.scaler.scale(loss).backward()
         return scores.detach().float(), loss.item(), run.calls
 
-    def _draw(self, part: int) -> Micro:
-        s, process = self.settings, self.processes.process_index
+    def _draw(self, part: int, process: int | None = None) -> Micro:
+        s = self.settings
+        process = self.processes.process_index if process is None else process
         rng = random.Random(f"{s.seed}/{self.step}/{part}/{process}")
         prompts = [rng.choice(self.prompts) for _ in range(s.batch_size)]
         return Micro(prompts, [rng.getrandbits(63) for _ in prompts], rng)

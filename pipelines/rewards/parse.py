@@ -100,7 +100,9 @@ def _make(name: str, text: str, judges: bool) -> Callable[..., Tensor]:
         if not callable(made):
             raise ValueError(f"reward is {name!r}, {made!r}; allowed is a function or a class")
         return made
-    allowed = list(inspect.signature(made).parameters)
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    known_settings = inspect.signature(made).parameters.items()
+    allowed = [key for key, parameter in known_settings if parameter.kind == plain]
     for key in settings:
         if key not in allowed:
             raise ValueError(
