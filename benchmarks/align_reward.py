@@ -32,7 +32,9 @@ def quarters(folder: Path) -> dict[str, np.ndarray]:
     """For each column, the change (prompts,) from the first quarter to the last."""
     rows = list(csv.DictReader((folder / "unseen-pictures.csv").open()))
     end = max(int(row["step"]) for row in rows)
-    parts: dict[str, dict[str, list[list[float]]]] = {c: defaultdict(lambda: [[], []]) for c in COLUMNS}
+    parts: dict[str, dict[str, list[list[float]]]] = {
+        c: defaultdict(lambda: [[], []]) for c in COLUMNS
+    }
     for row in rows:
         step = int(row["step"])
         for column in COLUMNS:

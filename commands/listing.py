@@ -7,8 +7,8 @@ from typing import Any
 
 from .. import models
 from ..pipelines.generate import SCHEDULERS
-from ..pipelines.rewards import NAMES
 from ..pipelines.parse import arguments_of, gate_names, post_names, term_names
+from ..pipelines.rewards import NAMES
 
 
 def add(commands: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..generate import negative_arguments
+from ..generate import default_device, negative_arguments
 from ..guided import guided, parts_of
 from ..swap import restore, swap
 from .backprop import Backprop, backpropagated, plain
@@ -87,10 +87,9 @@ class Trainer:
         self.unseen = list(unseen) or self.prompts
         precision = self.settings.mixed_precision
         if precision == "fp16" and not torch.cuda.is_available():
-            raise ValueError(
-                "mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'"
-            )
-        self.processes = PartialState()
+            raise ValueError("mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'")
+        on_cpu = torch.device(device or default_device()).type == "cpu"
+        self.processes = PartialState(cpu=on_cpu)
         alone = self.processes.num_processes == 1
         self.device = torch.device(device if alone and device else self.processes.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")

@@ -35,7 +35,9 @@ class Aesthetic(nn.Module):
         self.network = pretrained(CLIPModel.from_pretrained, model, "aesthetic")
         self.preprocess = Preprocess(self.network.config.vision_config.image_size)
         path = file(head, "aesthetic-model.pth", "aesthetic(head=...)")
-        self.head = linear_layers(torch.load(path, map_location="cpu", weights_only=True), "layers.")
+        self.head = linear_layers(
+            torch.load(path, map_location="cpu", weights_only=True), "layers."
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """(B, D) features of pictures."""

@@ -37,9 +37,7 @@ class ImageText(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, D) features of pictures."""
-        return self.network.get_image_features(
-            pixel_values=self.preprocess(images)
-        ).pooler_output
+        return self.network.get_image_features(pixel_values=self.preprocess(images)).pooler_output
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:

@@ -35,7 +35,11 @@ class Count(nn.Module):
 
         self.network = pretrained(AutoModelForObjectDetection.from_pretrained, model, "count")
         config, _ = BaseImageProcessor.get_image_processor_dict(model)
-        size = config["size"] if isinstance(config["size"], dict) else {"shortest_edge": config["size"]}
+        size = (
+            config["size"]
+            if isinstance(config["size"], dict)
+            else {"shortest_edge": config["size"]}
+        )
         short = size.get("shortest_edge", size.get("height"))
         self.preprocess = Preprocess(
             short, config["image_mean"], config["image_std"], "bilinear", crop=False,

@@ -110,7 +110,9 @@ def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             prefix, rest = f"{tower}.encoder.layers.{block[2]}", block[3]
             if rest.startswith("attn.in_proj_"):
                 for letter, part in zip("qkv", value.chunk(3), strict=True):
-                    made[f"{prefix}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"] = part
+                    made[
+                        f"{prefix}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"
+                    ] = part
             else:
                 stem, _, end = rest.rpartition(".")
                 made[f"{prefix}.{NAMES[stem]}.{end}"] = value

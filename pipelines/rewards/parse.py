@@ -67,9 +67,7 @@ def parse_reward(text: str, *, judges: bool = False) -> Callable[[Tensor, Sequen
         try:
             weight = float(match[1] or 1)
         except ValueError:
-            raise ValueError(
-                f"reward has the weight {match[1]!r}; allowed is a number"
-            ) from None
+            raise ValueError(f"reward has the weight {match[1]!r}; allowed is a number") from None
         parts.append((weight, _make(match[2], match[3] or "", judges)))
     if len(parts) == 1 and parts[0][0] == 1:
         return parts[0][1]

@@ -48,9 +48,7 @@ class Preprocess(nn.Module):
             size = int(round(self.longest * short / max(height, width)))
         shape = [size if side == short else int(size * side / short) for side in (height, width)]
         if shape != [height, width]:
-            images = interpolate(
-                images, shape, mode=self.mode, align_corners=False, antialias=True
-            )
+            images = interpolate(images, shape, mode=self.mode, align_corners=False, antialias=True)
             images = images + (images.clamp(0, 1) - images).detach()
         if self.crop:
             top, left = (shape[0] - size) // 2, (shape[1] - size) // 2

@@ -122,9 +122,7 @@ def test_without_checkpoints_the_gradient_is_the_same_and_nothing_is_evaluated_a
     for checkpointing in (True, False):
         calls = []
         hook = pipe.unet.register_forward_pre_hook(lambda *_, c=calls: c.append(1))
-        with backpropagated(
-            pipe, APG(SCALE), Truncation("all"), checkpointing=checkpointing
-        ):
+        with backpropagated(pipe, APG(SCALE), Truncation("all"), checkpointing=checkpointing):
             images = sample(pipe, 1.0)
         score(images).backward()
         hook.remove()

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 
 PROMPTS = ["red heart", "blue car", "cat"]
 SMALL = {
-    "max_steps": 4, "batch_size": 2, "num_inference_steps": 6, "learning_rate": 1e-2,
-    "eval_every": 2, "save_every": 2, "eval_prompts": 2, "truncation": Truncation("uniform"),
+    "max_steps": 4, "batch_size": 2, "num_inference_steps": 4, "learning_rate": 1e-2,
+    "eval_every": 4, "save_every": 2, "eval_prompts": 1, "truncation": Truncation("uniform"),
 }  # fmt: skip
 
 
@@ -60,13 +60,13 @@ def test_it_raises_the_reward_and_keeps_what_it_did(tmp_path):
     trainer = train(tmp_path, max_steps=10, truncation=Truncation("all"))
     log, unseen = table(tmp_path / "log.csv"), table(tmp_path / "unseen.csv")
     assert [int(row["step"]) for row in log] == list(range(1, 11))
-    assert [int(row["step"]) for row in unseen] == [0, 2, 4, 6, 8, 10]
+    assert [int(row["step"]) for row in unseen] == [0, 4, 8, 10]
     assert float(unseen[-1]["reward"]) > float(unseen[0]["reward"])
-    assert all(float(row["gradient_calls"]) == 6 for row in log)
-    assert len(table(tmp_path / "unseen-pictures.csv")) == 6 * 4
+    assert all(float(row["gradient_calls"]) == 4 for row in log)
+    assert len(table(tmp_path / "unseen-pictures.csv")) == 4 * 2
     assert AlignSettings.load(tmp_path / "settings.json") == trainer.settings
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
-    assert names == [f"step-{step:05d}.png" for step in range(0, 11, 2)]
+    assert names == [f"step-{step:05d}.png" for step in (0, 4, 8, 10)]
     with Image.open(tmp_path / "before-after.png") as picture:
         assert picture.width > 4 * 128
     assert not list(tmp_path.glob("unfinished*"))
@@ -85,8 +85,7 @@ def test_the_lora_loads_into_a_plain_pipeline(tmp_path):
     assert torch.equal(tiny.run(plain, guidance_scale=5), before)
 
 
-def test_a_transformer_with_two_forwards_a_step(tmp_path):
-    """Flux, which has no decoder here: the adapter is trained on latents and loads again."""
+def test_the_adapter_of_a_transformer(tmp_path):
     pipe = zoo.build("sd3")
     adapter = Adapter(pipe)
     with torch.no_grad():
@@ -108,10 +107,10 @@ def test_a_pipeline_without_lora_loading(tmp_path):
             parameter.fill_(0.1)
     adapter.save(tmp_path)
     plain = zoo.build("kandinsky22")
-    plain.unet.load_lora_adapter(tmp_path, prefix=None)
-    assert torch.allclose(
-        zoo.run("kandinsky22", plain), zoo.run("kandinsky22", pipe), atol=1e-5
+    plain.unet.load_lora_adapter(
+        tmp_path, prefix=None, weight_name="pytorch_lora_weights.safetensors"
     )
+    assert torch.allclose(zoo.run("kandinsky22", plain), zoo.run("kandinsky22", pipe), atol=1e-5)
 
 
 SCRIPT = """
@@ -142,7 +141,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path):
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
     running = start(0.2)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and running.poll() is None:
         log = broken / "log.csv"
         if (broken / "checkpoint.pt").exists() and log.exists() and len(table(log)) >= 5:
@@ -173,7 +172,9 @@ def test_a_finished_run_goes_on_to_more_steps(tmp_path):
 
 def test_other_settings_are_another_run(tmp_path):
     train(tmp_path, max_steps=1)
-    with pytest.raises(ValueError, match=r"learning_rate is 0.5, and the run in .* began with 0.01"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate is 0.5, and the run in .* began with 0.01"
+    ):
         train(tmp_path, learning_rate=0.5)
 
 
@@ -244,7 +245,7 @@ def test_the_pull_towards_the_base(tmp_path):
         "free": {}, "kl": {"kl_weight": 10.0}, "weights": {"weight_penalty": 1.0},
     }.items():  # fmt: skip
         trainer = train(tmp_path / name, max_steps=4, truncation=Truncation("fixed", 3), **changes)
-        sizes[name] = float(trainer.adapter.size())
+        sizes[name] = trainer.adapter.size().item()
     assert sizes["kl"] < sizes["free"]
     assert sizes["weights"] < sizes["free"]
     rows = [table(tmp_path / name / "log.csv")[0] for name in ("free", "kl", "weights")]
@@ -257,7 +258,7 @@ def test_the_size_of_the_change(tmp_path):
     adapter = Adapter(pipe, rank=3, alpha=6)
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter.data)
-    expected = float(adapter.size())
+    expected = adapter.size().item()
     adapter.save(tmp_path)
     plain = tiny.sd()
     plain.load_lora_weights(tmp_path)
@@ -292,7 +293,7 @@ def test_two_processes_are_one_of_both_batches(tmp_path):
     script.write_text(textwrap.dedent(SCRIPT).format(prompts=PROMPTS))
     settings = {**SMALL, "max_steps": 1, "truncation": None}
     text = repr(settings).replace("None", "Truncation('fixed', 2)")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
          "--master-port", "29511", str(script), str(tmp_path / "two"), "0", text],
@@ -331,7 +332,9 @@ def test_settings_from_json():
         assert AlignSettings.from_dict(settings.to_dict()) == settings
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("linear", -1.0), ("absolute", 1.5), ("hinge", 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("linear", -1.0), ("absolute", 1.5), ("hinge", 1.0)]
+)
 def test_losses(kind, expected):
     rewards = torch.tensor([0.0, 1.0, 2.0, 1.0])
     assert Loss(kind, 2 if kind == "hinge" else 2.5, 1)(rewards).item() == expected
