@@ -6,13 +6,22 @@ from typing import Any as _Any
 from . import models
 from .guidance import (
     APG,
+    CADS,
     CFG,
+    FDG,
     TCFG,
     Adaptive,
+    CFGPlusPlus,
     CFGZeroStar,
+    ClassifierGuidance,
+    Condition,
+    Confusion,
     Constant,
+    Context,
     Cosine,
     Custom,
+    DynamicThreshold,
+    EnergyPreserving,
     Guider,
     Interval,
     KeepNorm,
@@ -20,21 +29,30 @@ from .guidance import (
     MagnitudeAware,
     Negative,
     PerImage,
+    Reference,
     Rescale,
+    RewardGuidance,
     Scale,
+    Stale,
+    StepAG,
     Sum,
+    Term,
     WeakModel,
+    ZeroInit,
 )
 from .pipelines import Attachment, Call, guided
-from .samplers import clean_image, read_level
+from .samplers import EDM, as_network, clean_image, final, read_level, sample
 
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant", "Cosine",
-    "Custom", "DiffusersRule", "Guider", "Interval", "KeepNorm", "Linear", "MagnitudeAware",
-    "Negative", "PerImage", "Rescale", "Scale", "Sum", "WeakModel", "__version__", "clean_image",
-    "guided", "models", "read_level", "to_diffusers",
+    "APG", "CADS", "CFG", "EDM", "FDG", "TCFG", "Adaptive", "Attachment", "CFGPlusPlus",
+    "CFGZeroStar", "Call", "ClassifierGuidance", "Condition", "Confusion", "Constant",
+    "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
+    "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
+    "MagnitudeAware", "Negative", "PerImage", "Reference", "Rescale", "RewardGuidance", "Scale",
+    "Stale", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network",
+    "clean_image", "final", "guided", "models", "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 
 
@@ -44,4 +62,8 @@ def __getattr__(name: str) -> _Any:
         from . import pipelines
 
         return getattr(pipelines, name)
+    if name == "EVODiffMultistepScheduler":
+        from . import samplers
+
+        return getattr(samplers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,23 +1,47 @@
 """The mathematics of guidance: torch only, no pipeline, no I/O beyond JSON."""
 
+from .adaptive import Adaptive, Stale
+from .answers import Answers
 from .apg import APG
+from .cads import CADS
 from .cfg import CFG
+from .cfg_pp import CFGPlusPlus
 from .cfg_zero import CFGZeroStar
 from .config import Config
-from .denoiser import Denoiser, Guided, Network, Record, foresee
-from .guider import Guider, Post, Sum, Term
+from .context import Condition, Context
+from .denoiser import Denoiser, Guided, Network, foresee
+from .fdg import FDG
+from .gates import Gate, Interval, StepAG
+from .gfcg import Confusion
+from .gradients import ClassifierGuidance, RewardGuidance
+from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
-from .reference import POSITIVE, Branch, Negative, Reference, WeakModel
+from .record import Diagnosis, Record
+from .reference import (
+    NEGATIVE,
+    POSITIVE,
+    Branch,
+    Follow,
+    Negative,
+    Perturbation,
+    Reference,
+    WeakModel,
+)
 from .rescale import Rescale
-from .scale import Adaptive, Constant, Cosine, Custom, Gate, Interval, Linear, PerImage, Scale
+from .scale import Constant, Cosine, Custom, Linear, PerImage, Scale
 from .tcfg import TCFG
+from .thresholding import DynamicThreshold, EnergyPreserving
 from .types import Level, Prediction, Query, Readout, Step
+from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CFG", "POSITIVE", "TCFG", "Adaptive", "Branch", "CFGZeroStar", "Config", "Constant",
-    "Cosine", "Custom", "Denoiser", "Gate", "Guided", "Guider", "Interval", "KeepNorm", "Level",
-    "Linear", "MagnitudeAware", "Negative", "Network", "PerImage", "Post", "Prediction", "Query",
-    "Readout", "Record", "Reference", "Rescale", "Scale", "Step", "Sum", "Term", "WeakModel",
-    "foresee",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
+    "Branch", "CFGPlusPlus", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
+    "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
+    "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
+    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network",
+    "PerImage", "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record",
+    "Reference", "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term",
+    "WeakModel", "ZeroInit", "foresee",
 ]  # fmt: skip

@@ -45,7 +45,7 @@ class Preprocess(nn.Module):
         height, width = images.shape[-2:]
         short, size = min(height, width), self.size
         if not self.crop and self.longest and max(height, width) * size > self.longest * short:
-            size = int(round(self.longest * short / max(height, width)))
+            size = round(self.longest * short / max(height, width))
         shape = [size if side == short else int(size * side / short) for side in (height, width)]
         if shape != [height, width]:
             images = interpolate(images, shape, mode=self.mode, align_corners=False, antialias=True)
