@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import os
@@ -159,8 +160,8 @@ class Trainer:
                     rewards.append(score)
                     losses.append(loss)
                     calls += count
-        loss = self._mean(torch.tensor(losses).sum())
-        if not torch.isfinite(loss):  # on any device
+        loss = self._mean(torch.tensor(losses).sum()).item()
+        if not math.isfinite(loss):  # on any device
             self.optimizer.zero_grad()
             raise RuntimeError(self._not_finite("reward"))
         parameters = self.adapter.parameters()
@@ -183,7 +184,7 @@ class Trainer:
         self._consistent = True
         return {
             "step": self.step, "reward": self._mean(torch.cat(rewards).mean()).item(),
-            "loss": loss.item(), "grad_norm": norm, "gradient_calls": calls / parts,
+            "loss": loss, "grad_norm": norm, "gradient_calls": calls / parts,
             "seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - spent,
         }  # fmt: skip
 
@@ -205,12 +206,9 @@ class Trainer:
         ) as run:  # fmt: skip
             repeats = 1 + int(s.truncation.renoise)
             for repeat in range(repeats):
-                again = contextlib.nullcontext()
+                again: contextlib.AbstractContextManager = contextlib.nullcontext()
                 if repeat:
-                    generator = torch.Generator().manual_seed(micro.rng.getrandbits(63))
-                    again = run.renoised(
-                        lambda x, g=generator: torch.randn(x.shape, generator=g).to(x)
-                    )
+                    again = run.renoised(functools.partial(noise, micro.rng.getrandbits(63)))
                 with again:
                     images = self.sample(micro.prompts, micro.seeds)
                 yield self._backward(images, micro.prompts, run, repeats)
@@ -315,8 +313,8 @@ class Trainer:
         prompts = [self.prompts[i % len(self.prompts)] for i in range(2)]
         with guided(self.pipe, self.settings.guider, quiet=True), torch.no_grad():
             images = self.sample(prompts, [0, 1], num_inference_steps=2)
-        noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-        check_reward(self.reward, noise.to(self.device), prompts)
+        pictures = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        check_reward(self.reward, pictures.to(self.device), prompts)
 
     # Checkpoints
 
@@ -360,6 +358,11 @@ class Trainer:
         torch.save(state, unfinished)
         os.replace(unfinished, self.out / "checkpoint.pt")
         self.adapter.save(self.out)
+
+
+def noise(seed: int, like: Tensor) -> Tensor:
+    """Unit normal noise in the shape of ``like``, on its device."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
 def check_reward(reward: Reward, images: Tensor, prompts: Sequence[str]) -> None:

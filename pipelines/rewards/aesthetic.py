@@ -35,9 +35,8 @@ class Aesthetic(nn.Module):
         self.network = pretrained(CLIPModel.from_pretrained, model, "aesthetic")
         self.preprocess = Preprocess(self.network.config.vision_config.image_size)
         path = file(head, "aesthetic-model.pth", "aesthetic(head=...)")
-        self.head = linear_layers(
-            torch.load(path, map_location="cpu", weights_only=True), "layers."
-        )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.head = linear_layers(state, "layers.")
 
     def features(self, images: Tensor) -> Tensor:
         """(B, D) features of pictures."""

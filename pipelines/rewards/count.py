@@ -40,7 +40,7 @@ class Count(nn.Module):
             if isinstance(config["size"], dict)
             else {"shortest_edge": config["size"]}
         )
-        short = size.get("shortest_edge", size.get("height"))
+        short = int(size.get("shortest_edge") or size["height"])
         self.preprocess = Preprocess(
             short, config["image_mean"], config["image_std"], "bilinear", crop=False,
             longest=size.get("longest_edge"),

@@ -21,10 +21,11 @@ class Jpeg(nn.Module):
     """Minus the bits per pixel that the coefficients of JPEG would take, about.
 
     The cosine transform of 8 x 8 blocks, halved chroma and the quantisation tables are JPEG's
-    (ITU-T T.81, as Pillow's library has them); instead of rounding and Huffman codes a coefficient c
-    on a step q costs ``log2(1 + |c| / q)``, and the mean of a block its difference to the last
-    block's. Over pictures this is nearly linear in the size of the file (correlation above 0.99). The reward called compressibility (Black et al. 2023, arXiv:2305.13301) is minus the
-    size of the file; ``-1*jpeg`` is incompressibility.
+    (ITU-T T.81, as Pillow's library has them); instead of rounding and Huffman codes a coefficient
+    c on a step q costs ``log2(1 + |c| / q)``, and the mean of a block its difference to the last
+    block's. Over pictures this is nearly linear in the size of the file (the tests ask for a
+    correlation above 0.99). Compressibility (Black et al. 2023, arXiv:2305.13301) is minus that
+    size; ``-1*jpeg`` is incompressibility.
 
     Args:
         quality: of Pillow, 1 to 95.
@@ -35,6 +36,9 @@ class Jpeg(nn.Module):
 
     def __init__(self, quality: float = 95) -> None:
         super().__init__()
+        self.kernel: Tensor
+        self.steps: Tensor
+        self.mix: Tensor
         if not isinstance(quality, (int, float)) or not 1 <= quality <= 95:
             raise ValueError(f"jpeg: quality is {quality!r}; allowed is a number from 1 to 95")
         file = io.BytesIO()
@@ -54,7 +58,8 @@ class Jpeg(nn.Module):
         planes = torch.einsum("cr,brhw->bchw", self.mix, images) * 255
         half = avg_pool2d(planes[:, 1:], 2, ceil_mode=True, count_include_pad=False)
         bits = self._bits(planes[:, :1], self.steps[0])
-        bits = bits + sum(self._bits(half[:, i : i + 1], self.steps[i + 1]) for i in range(2))
+        for i in range(2):
+            bits = bits + self._bits(half[:, i : i + 1], self.steps[i + 1])
         return -bits / (height * width)
 
     def _bits(self, plane: Tensor, steps: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Preprocess(nn.Module):
         longest: int | None = None,
     ) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.size, self.mode, self.crop, self.longest = int(size), mode, crop, longest
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

@@ -1,4 +1,4 @@
-"""Gradients through the guided loop, held against a loop written out here and finite differences."""
+"""Gradients through the guided loop, against a loop written out here and finite differences."""
 
 import random
 
@@ -137,7 +137,7 @@ def test_renoising_takes_the_last_step_anew(pipe):
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     with backpropagated(pipe, APG(SCALE), Truncation("fixed", 1, renoise=2)) as run:
         sample(pipe, 1.0)
-        final, calls = run.final, []
+        calls = []
         hook = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
         with run.renoised(lambda x: noise):
             first = sample(pipe, 1.0)
@@ -215,7 +215,7 @@ def test_the_pipeline_is_as_it_was(pipe):
 def test_a_pipeline_that_cannot_be_interrupted_cannot_stop_early():
     pipe = zoo.build("pixart-sigma")
     with (
-        pytest.raises(ValueError, match="early_stop is 3; allowed for PixArtSigma.* is 0"),
+        pytest.raises(ValueError, match=r"early_stop is 3; allowed for PixArtSigma.* is 0"),
         backpropagated(pipe, CFG(3), Truncation("fixed", 1, early_stop=3), rng=random.Random(0)),
     ):
         zoo.run("pixart-sigma", pipe, steps=4)
@@ -269,7 +269,7 @@ class TestDraws:
         (5, ("fixed", 4, 5, 3)), (3, ("fixed", 1, 5, 4)),
     ])  # fmt: skip
     def test_what_cannot_be_drawn(self, total, settings):
-        with pytest.raises(ValueError, match="Truncation: .* is .*; allowed is"):
+        with pytest.raises(ValueError, match=r"Truncation: .* is .*; allowed is"):
             Truncation(*settings).draw(total, random.Random(0))
 
     @pytest.mark.parametrize("settings", [
@@ -277,5 +277,5 @@ class TestDraws:
         {"kind": "fixed", "steps": 1, "renoise": 1, "early_stop": 3}, {"detach_input": 2},
     ])  # fmt: skip
     def test_what_is_not_allowed(self, settings):
-        with pytest.raises(ValueError, match="Truncation: .* is .*; allowed is"):
+        with pytest.raises(ValueError, match=r"Truncation: .* is .*; allowed is"):
             Truncation(**settings)

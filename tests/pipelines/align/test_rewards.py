@@ -1,4 +1,4 @@
-"""Rewards: real loading of tiny models, held against the original architectures written out here."""
+"""Rewards: real loading of tiny models, against the original architectures written out here."""
 
 import io
 import math
@@ -96,10 +96,10 @@ def test_emoji_clip_is_the_shipped_models_cosine():
         image_features(model, pil(images)), text_features(model, words, PROMPTS)
     )
     assert torch.allclose(parse_reward("emoji-clip")(images, PROMPTS), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="emoji-judge.*never trained with"):
+    with pytest.raises(ValueError, match=r"emoji-judge.*never trained with"):
         parse_reward("0.5*emoji-judge")
     assert parse_reward("emoji-judge", judges=True)(images, PROMPTS).shape == (2,)
-    with pytest.raises(ValueError, match="images are .24, 24. pixels; allowed .* 32 x 32"):
+    with pytest.raises(ValueError, match=r"images are .24, 24. pixels; allowed .* 32 x 32"):
         parse_reward("emoji-clip")(pictures(), PROMPTS)
 
 
@@ -185,7 +185,7 @@ def test_hpsv2_is_open_clip(tmp_path):
         expected = original(Preprocess(16)(images), ids.input_ids)
         assert torch.allclose(reward(images, PROMPTS), expected, atol=1e-5)
     assert (expected[0] - expected[1]).abs() > 1e-3
-    with pytest.raises(ValueError, match="hpsv2: version is 3; allowed is 2 or 2.1"):
+    with pytest.raises(ValueError, match=r"hpsv2: version is 3; allowed is 2 or 2.1"):
         HPSv2(str(tmp_path), 3)
 
 
@@ -364,7 +364,8 @@ def test_a_reward_of_your_own(tmp_path, monkeypatch):
         "import torch\n"
         "def darkness(images, prompts):\n    return -images.mean(dim=(1, 2, 3))\n"
         "class Level(torch.nn.Module):\n"
-        "    def __init__(self, level=0.0):\n        super().__init__()\n        self.level = level\n"
+        "    def __init__(self, level=0.0):\n"
+        "        super().__init__()\n        self.level = level\n"
         "    def forward(self, images, prompts):\n"
         "        return -(images.mean(dim=(1, 2, 3)) - self.level).abs()\n"
     )
