@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -341,7 +342,8 @@ class Trainer:
         if self.main:
             self.settings.save(stored)
             if not self.quiet:
-                tqdm.write(f"going on at step {self.step} of the run in {self.out}")
+                text = f"going on at step {self.step} of the run in {self.out}"
+                tqdm.write(text, file=sys.stderr)
         return True
 
     def _save(self) -> None:

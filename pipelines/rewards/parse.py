@@ -108,7 +108,7 @@ def _make(name: str, text: str, judges: bool) -> Callable[..., Tensor]:
                 f"reward {name} has no setting {key!r}; allowed is "
                 f"{'one of ' + ', '.join(allowed) if allowed else 'none'}"
             )
-    built: Callable[..., Tensor] = made(**settings)
+    built: Any = made(**settings)
     return built
 
 
