@@ -154,6 +154,7 @@ class Trainer:
         """One optimiser step; returns what the log shows."""
         s, started, spent = self.settings, time.monotonic(), time.process_time()
         rewards, losses, calls, parts = [], [], 0, s.gradient_accumulation_steps
+        self.optimizer.zero_grad()  # of a step that was interrupted
         with torch.random.fork_rng():
             for micro in map(self._draw, range(parts)):
                 torch.manual_seed(micro.rng.getrandbits(63))  # for rewards that use chance
@@ -270,7 +271,7 @@ class Trainer:
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-                if part.dtype != dtype:
+                if getattr(part, "dtype", dtype) != dtype:
                     part.to(dtype)
         vae = getattr(self.pipe, "vae", None)
         if vae is not None and getattr(vae.config, "force_upcast", False):
