@@ -12,6 +12,7 @@ from .guidance import (
     TCFG,
     Adaptive,
     CFGPlusPlus,
+    CFGPlusPlus2M,
     CFGZeroStar,
     ClassifierGuidance,
     Condition,
@@ -41,14 +42,14 @@ from .guidance import (
     ZeroInit,
 )
 from .pipelines import Attachment, Call, guided
-from .samplers import EDM, as_network, clean_image, final, read_level, sample
+from .samplers import EDM, SADA, as_network, clean_image, final, read_level, sample
 
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CADS", "CFG", "EDM", "FDG", "TCFG", "Adaptive", "Attachment", "CFGPlusPlus",
-    "CFGZeroStar", "Call", "ClassifierGuidance", "Condition", "Confusion", "Constant",
-    "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
+    "APG", "CADS", "CFG", "EDM", "FDG", "SADA", "TCFG", "Adaptive", "Attachment", "CFGPlusPlus",
+    "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition", "Confusion",
+    "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
     "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
     "MagnitudeAware", "Negative", "PerImage", "Reference", "Rescale", "RewardGuidance", "Scale",
     "Stale", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network",

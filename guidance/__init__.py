@@ -6,6 +6,7 @@ from .apg import APG
 from .cads import CADS
 from .cfg import CFG
 from .cfg_pp import CFGPlusPlus
+from .cfg_pp_2m import CFGPlusPlus2M
 from .cfg_zero import CFGZeroStar
 from .config import Config
 from .context import Condition, Context
@@ -36,12 +37,12 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers",
-    "Branch", "CFGPlusPlus", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
+    "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
     "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
     "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
-    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network",
-    "PerImage", "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record",
-    "Reference", "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term",
-    "WeakModel", "ZeroInit", "foresee",
+    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage",
+    "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference",
+    "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel",
+    "ZeroInit", "foresee",
 ]  # fmt: skip

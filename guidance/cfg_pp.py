@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .config import number
 from .scale import Scale
@@ -17,11 +18,13 @@ class CFGPlusPlus(Scale):
     Chung et al. 2024 (arXiv:2406.08070, ICLR 2025) step from ``D_u + lam * (D_c - D_u)`` with the
     noise of ``D_u``. For a solver of first order that is CFG with the scale
     ``w = lam * sigma / (sigma - sigma_next)`` in EDM's sigma. Solvers of second order need another
-    update; there this schedule is something else.
+    update; there this schedule is something else, and ``CFGPlusPlus2M`` is meant.
 
     Attributes:
         lam: the paper's lambda, in [0, 1]; 0.6 is typical, about 7.5 to 12.5 of CFG.
     """
+
+    formula: ClassVar[str] = "lam sigma / (sigma - sigma_next)"
 
     lam: float = number(0.6, low=0, high=1)
 

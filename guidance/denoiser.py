@@ -145,11 +145,14 @@ class Denoiser:
     def _slots(self) -> list[_Slot]:
         return [slot for group in self._groups for slot in group.slots]
 
-    def plan(self, step: Step) -> dict[Branch, list[int]]:
+    def plan(self, step: Step, x: Tensor | None = None) -> dict[Branch, list[int]]:
         """The images for which each branch will be asked at this step, before any network call.
 
         The later stages of a solver step keep the decision of the first. Images whose output is
         zero at this step are asked for nothing.
+
+        Args:
+            x: the latents (B, ...), where they are known already; acceleration looks at them.
 
         Raises:
             RuntimeError: the evaluation before gave a number that is not finite.
@@ -232,7 +235,7 @@ class Denoiser:
             q: latents (B, ...) as the network sees them, and the step.
             network: see ``Network``.
         """
-        requests = self.plan(q.step)
+        requests = self.plan(q.step, q.x)
         if self.through_network:
             q = q.watched()
         answers = Answers()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import choice, number, reject
 from .context import Condition
@@ -55,6 +55,8 @@ class Confusion(Reference):
         model: of the reference prediction, as in ``WeakModel``; the pipeline's own by default.
     """
 
+    formula: ClassVar[str] = "D_r, r the likeliest wrong class; w - 1 times 1 - p_y"
+
     prompts: Any = ()
     classifier: Any = "emoji-clip"
     space: str = choice("pictures", "pictures", "latents")
@@ -83,7 +85,7 @@ class Confusion(Reference):
         ):
             allowed = "a reference that is one branch, such as Negative(), or None"
             raise reject(self, "otherwise", self.otherwise, allowed)
-        if self.model is not None and not isinstance(self.model, (nn.Module, str)):
+        if self.model is not None and not callable(self.model) and not isinstance(self.model, str):
             raise reject(self, "model", self.model, "a network, the name of one, or None")
         if self.every != int(self.every):
             raise reject(self, "every", self.every, "a whole number of at least 1")

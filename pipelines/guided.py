@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guidance import NEGATIVE, Guider, Record, Step, foresee
-from ..samplers import is_supported, read_level, steps_ahead
+from ..samplers import SADA, is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
@@ -69,10 +69,11 @@ class Attachment:
         quiet: bool,
         diagnose: bool = False,
         gradients: bool = False,
+        accelerate: SADA | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self.around: Callable[[Forward], Forward] = lambda forward: forward
-        self._gradients = gradients
+        self._gradients, self._accelerate = gradients, accelerate
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
         self._diagnose, self._capturing = diagnose, False
         self._context = PipelineContext(pipe)
@@ -268,6 +269,7 @@ class Attachment:
         return Run(
             self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
             rigid, self.last.records, self.around, self._context, self._diagnose,
+            self._accelerate,
         )  # fmt: skip
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
@@ -371,6 +373,7 @@ def guided(
     quiet: bool = False,
     diagnose: bool = False,
     gradients: bool = False,
+    accelerate: SADA | None = None,
 ) -> Iterator[Attachment]:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
@@ -386,6 +389,7 @@ def guided(
             put a ``Diagnosis`` into each record; what only that needs is not counted.
         gradients: let them flow through the pipeline's call, which Diffusers runs without; ask it
             for ``output_type="pt"`` or ``"latent"``.
+        accelerate: leave out whole evaluations, see ``SADA``.
 
     Yields:
         The ``Attachment``: evaluations and records of each call.
@@ -402,6 +406,8 @@ def guided(
         raise ValueError(
             f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them"
         )
+    if accelerate is not None and not isinstance(accelerate, SADA):
+        raise ValueError(f"accelerate is {accelerate!r}; allowed is SADA() or None")
     parts = parts_of(pipe)
     if not is_supported(parts["scheduler"]):
         read_level(parts["scheduler"], 0)  # raises, with the list of what is supported
@@ -412,7 +418,9 @@ def guided(
         )
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
-    attachment = Attachment(pipe, guider if is_guider else several, quiet, diagnose, gradients)
+    attachment = Attachment(
+        pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate
+    )
     attachment.attach()
     try:
         yield attachment

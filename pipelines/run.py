@@ -33,7 +33,7 @@ from ..guidance import (
     Step,
 )
 from ..guidance.types import Watch, differentiable, leaf_of, take
-from ..samplers import readout_at
+from ..samplers import SADA, Accelerated, readout_at
 from .form import Form
 from .inputs import Inputs, crop
 from .learn import combination, error, sign_of, tolerance
@@ -54,6 +54,7 @@ class Turn:
         calls: what the denoiser was called with, and what it said, so far.
         held: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
+        followed: was the guider asked what it needs besides, on seeing the positive prediction?
         whole: the positive branch's output, of which the latents may be a part.
         first: what the first of two forwards returned; g is written into it.
     """
@@ -67,6 +68,7 @@ class Turn:
     held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
     q: Query | None = None
     answers: Answers = field(default_factory=Answers)
+    followed: bool = False
     whole: Tensor | None = None
     first: Tensor | None = None
     guided: Guided | None = None
@@ -90,6 +92,7 @@ class Run:
         around: what every evaluation of a network goes through.
         context: what the guider's methods may ask of the pipeline.
         diagnose: see ``guidance.Denoiser``.
+        accelerate: see ``samplers.SADA``.
     """
 
     def __init__(
@@ -107,13 +110,20 @@ class Run:
         around: Callable[[Forward], Forward] = lambda forward: forward,
         context: Context | None = None,
         diagnose: bool = False,
+        accelerate: SADA | None = None,
     ) -> None:
         self.form, self.batch, self.doubled = form, batch, doubled
         self.records: list[Record] = [] if records is None else records
         self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
         self._rigid, self._around = rigid, around
-        self._denoiser = Denoiser(guider, batch, context, diagnose)
+        settings = (guider, batch, context, diagnose)
+        self._denoiser = (
+            Accelerated(accelerate, self._usual_readout, *settings)
+            if accelerate
+            else Denoiser(*settings)
+        )
+        self._answered: Sequence[int] | None = None
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
@@ -121,7 +131,7 @@ class Run:
 
     def evaluate(self, network: Any, forward: Forward, inputs: Inputs) -> Any:
         """Answer one call of the denoiser ``network``; ``forward`` is its own ``__call__``."""
-        turn = self._turn or self._begin()
+        turn = self._turn or self._begin(inputs)
         turn.network, turn.forward = network, forward
         if self.form is None:
             self._expect(
@@ -136,7 +146,7 @@ class Run:
 
     def control(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer a call of a ControlNet: only the rows that the denoiser will need."""
-        turn = self._turn or self._begin()
+        turn = self._turn or self._begin(inputs)
         rows = 2 * self.batch
         if self.form is None or self.form.passes == 2 or not self.doubled or inputs.rows != rows:
             return forward(*inputs.args, **inputs.kwargs)
@@ -196,6 +206,7 @@ class Run:
         if guided in self._checked:
             self._errors.append((found, allowed))
         elif not found <= allowed:
+            self._denoiser.finish()  # if a number is not finite, this says whose
             raise RuntimeError(self._changed(float(found)))
         self._checked.add(guided)
 
@@ -206,14 +217,14 @@ class Run:
             f"{how}); this pipeline cannot be guided"
         )
 
-    def _begin(self) -> Turn:
+    def _begin(self, inputs: Inputs) -> Turn:
         if self._count == len(self._steps):
             raise RuntimeError(
                 f"{self._name} evaluates more than the {len(self._steps)} steps that its scheduler "
                 "was set to; this pipeline cannot be guided"
             )
         step = self._steps[self._count]
-        requests = self._denoiser.plan(step)
+        requests = self._denoiser.plan(step, self._latents(inputs))
         waiting = {branch: rows for branch, rows in requests.items() if rows}
         self._turn = Turn(step, requests, waiting)
         if self._rigid:
@@ -221,6 +232,13 @@ class Run:
             if any(len(requests.get(branch, ())) < self.batch for branch in needed):
                 raise ValueError(f"{self._name}: {self._rigid}")
         return self._turn
+
+    def _latents(self, inputs: Inputs) -> Tensor | None:
+        """The latents (B, ...) that a call is about; ``None`` while the form is not known."""
+        if self.form is None or self._shape is None:
+            return None
+        at = self._offsets(self.form)["positive"] if inputs.rows == 2 * self.batch else 0
+        return crop(inputs.x[at : at + self.batch], self._shape)
 
     def _offsets(self, form: Form) -> dict[str, int]:
         """The first row of each condition in a doubled forward."""
@@ -280,15 +298,15 @@ class Run:
 
         One forward for each network, of the rows asked for.
         """
-        followed = POSITIVE not in turn.waiting
-        while ready := [branch for branch in turn.waiting if _role(branch) in turn.held]:
+        while True:
+            ready = [branch for branch in turn.waiting if _role(branch) in turn.held]
             for group in _forwards(ready, turn.held, self._denoiser.through_network):
                 self._forward(turn, group, form)
-            if not followed and POSITIVE not in turn.waiting:
-                followed = True
-                assert turn.q is not None
-                for branch, rows in self._denoiser.follow(turn.q, turn.answers).items():
-                    turn.waiting[branch] = rows
+            if turn.followed or not turn.answers.images(POSITIVE):
+                return
+            turn.followed = True
+            assert turn.q is not None
+            turn.waiting |= self._denoiser.follow(turn.q, turn.answers)
 
     def _forward(self, turn: Turn, group: list[Branch], form: Form) -> None:
         """One forward of a network for branches that can share it."""
@@ -302,7 +320,8 @@ class Run:
         leaf: Tensor | None = None
         if watched:
             leaf = x if x.requires_grad else leaf_of(x)
-            part = part.differentiable(leaf[wanted[POSITIVE]])
+            with differentiable():
+                part = part.differentiable(take(leaf, wanted[POSITIVE]))
         model, change = group[0].model, group[0].change
         other = load_network(model, turn.network)
         assert turn.forward is not None
@@ -362,6 +381,10 @@ class Run:
         readout = readout_at(self._scheduler, step.level, prediction_type)
         return readout if prediction_type else Readout(readout.skip, form.sign * readout.gain)
 
+    def _usual_readout(self, step: Step) -> Readout:
+        assert self.form is not None
+        return self._readout("", step, self.form)
+
     def _combine(self, turn: Turn, form: Form) -> Tensor:
         """The guided prediction in the shape of the network's output, (B, ...)."""
         if turn.q is None:  # no image was evaluated
@@ -370,9 +393,12 @@ class Run:
             turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
         turn.guided = self._denoiser.combine(turn.q, turn.answers)
         value, there = turn.guided.output, turn.answers.images(POSITIVE)
-        if turn.whole is not None and value.shape[1:] != turn.whole.shape[1:]:
-            whole = turn.whole.new_zeros((self.batch, *turn.whole.shape[1:]))
-            whole[there] = turn.whole
+        if turn.whole is not None:
+            self._answered = turn.whole.shape[1:]
+        if self._answered is not None and value.shape[1:] != self._answered:
+            whole = value.new_zeros((self.batch, *self._answered))
+            if turn.whole is not None:
+                whole[there] = turn.whole
             crop(whole, value.shape[1:]).copy_(value)
             value = whole
         turn.value = value
