@@ -63,8 +63,8 @@ class Centred(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-2:] != (32, 32):
             raise ValueError(
-                f"images are {tuple(images.shape[-2:])} pixels; allowed for the emoji family is 32 "
-                "x 32"
+                f"images are {images.shape[-2]} x {images.shape[-1]} pixels; allowed for the emoji "
+                "family is 32 x 32"
             )
         return 2 * images - 1
 
