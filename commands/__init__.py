@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import generate, grid, listing
+from . import evaluate, generate, grid, listing
 
-COMMANDS = (generate, grid, listing)
+COMMANDS = (generate, grid, evaluate, listing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
