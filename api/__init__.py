@@ -26,15 +26,16 @@ from .guidance import (
     WeakModel,
 )
 from .pipelines import Attachment, Call, guided
-from .samplers import clean_image, read_level
+from .samplers import EDM, as_network, clean_image, final, read_level, sample
 
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant", "Cosine",
-    "Custom", "DiffusersRule", "Guider", "Interval", "KeepNorm", "Linear", "MagnitudeAware",
-    "Negative", "PerImage", "Rescale", "Scale", "Sum", "WeakModel", "__version__", "clean_image",
-    "guided", "models", "read_level", "to_diffusers",
+    "APG", "CFG", "EDM", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant",
+    "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider", "Interval",
+    "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale", "Sum",
+    "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
+    "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 
 
@@ -44,4 +45,8 @@ def __getattr__(name: str) -> _Any:
         from . import pipelines
 
         return getattr(pipelines, name)
+    if name == "EVODiffMultistepScheduler":
+        from . import samplers
+
+        return getattr(samplers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

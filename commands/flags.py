@@ -92,4 +92,4 @@ def with_gate(guider: Guider, kind: type[Gate], **settings: Any) -> Guider:
 
 def _rescaled(guider: Guider, change: Callable[[Scale], Any]) -> Guider:
     terms = tuple(term.replace(scale=change(term.when)) for term in guider.terms)
-    return terms[0] if isinstance(guider, Term) else Sum(terms, guider.posts)
+    return terms[0] if isinstance(guider, Term) else Sum(terms, (*guider.prepares, *guider.posts))

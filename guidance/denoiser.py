@@ -9,10 +9,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .guider import Guider, Term
-from .reference import POSITIVE, Branch
+from .answers import Answers
+from .context import Context
+from .guider import Gradient, Guider, Term
+from .noise import Noise
+from .record import Diagnosis, Record
+from .reference import NEGATIVE, POSITIVE, Branch
 from .state import State
-from .types import Prediction, Query, Step, cosine, per_image, put, take, working
+from .types import (
+    Prediction,
+    Query,
+    Step,
+    cosine,
+    differentiable,
+    per_image,
+    put,
+    take,
+    working,
+)
 
 Requests = Mapping[Branch, Sequence[int]]
 Network = Callable[[Query, Requests], Mapping[Branch, Prediction]]
@@ -21,34 +35,6 @@ Network = Callable[[Query, Requests], Mapping[Branch, Prediction]]
 ``requests`` maps a branch to ascending image numbers; the answer maps it to a ``Prediction`` of
 those rows. All of them can be one forward.
 """
-
-
-@dataclass
-class Record:
-    """What happened at one evaluation.
-
-    Attributes:
-        index, stage, sigma: where, see ``Step``.
-        scales: for each image, the scale of each term of its guider.
-        evaluations: for each image, the network evaluations it was given.
-    """
-
-    index: int
-    stage: int
-    sigma: float
-    scales: list[tuple[float, ...]]
-    evaluations: list[int]
-    _cosine: Tensor = field(repr=False)
-
-    @property
-    def cosine(self) -> list[float]:
-        """For each image the cosine of both predictions in x0; nan where it was not guided."""
-        return self._cosine.tolist()
-
-    @property
-    def skipped(self) -> list[int]:
-        """The images that were not guided."""
-        return [i for i, scales in enumerate(self.scales) if all(s == 1.0 for s in scales)]
 
 
 @dataclass(frozen=True)
@@ -73,11 +59,36 @@ class _Slot:
     rows: list[int]
     state: State
     scales: list[float] = field(default_factory=list)
+    asked: dict[Branch, list[int]] = field(default_factory=dict)  # positions within ``rows``
+    gains: list[float] = field(default_factory=list)
 
     @property
     def active(self) -> list[int]:
         """Positions within ``rows`` that are guided at this step."""
-        return [i for i, scale in enumerate(self.scales) if scale != 1.0]
+        off = self.term.off
+        return [i for i, scale in enumerate(self.scales) if scale != off and self.gains[i] != 0]
+
+    def images(self, positions: Sequence[int]) -> list[int]:
+        return [self.rows[position] for position in positions]
+
+    def read_scales(self, step: Step) -> None:
+        when = self.term.when
+        scales = when.at(step, self.state)
+        if not isinstance(scales, list) or len(scales) != len(self.rows):
+            raise ValueError(
+                f"{type(when).__name__}.at gave {scales!r}; allowed is a list of "
+                f"{len(self.rows)} numbers, one for each image"
+            )
+        self.scales = scales
+
+
+@dataclass
+class _Group:
+    """A guider for the images ``rows`` of the batch."""
+
+    guider: Guider
+    rows: list[int]
+    slots: list[_Slot]
 
 
 class Denoiser:
@@ -87,12 +98,21 @@ class Denoiser:
         guiders: one for all images, or several: one for each image, or for each prompt of several
             images, in order.
         batch: number of images.
+        context: what methods may ask of the pipeline.
+        diagnose: evaluate the negative branch at every step and keep a ``Diagnosis``; what is
+            evaluated for that alone is not counted.
 
     Raises:
         ValueError: the number of guiders does not divide the batch.
     """
 
-    def __init__(self, guiders: Guider | Sequence[Guider], batch: int) -> None:
+    def __init__(
+        self,
+        guiders: Guider | Sequence[Guider],
+        batch: int,
+        context: Context | None = None,
+        diagnose: bool = False,
+    ) -> None:
         listed = [guiders] if isinstance(guiders, Guider) else list(guiders)
         share, rest = divmod(batch, len(listed))
         if rest or not share:
@@ -101,36 +121,104 @@ class Denoiser:
                 "each image, or one for each prompt"
             )
         self.batch = batch
+        self._diagnose, self._noise = diagnose, Noise()
         self._groups = []
+        self._step: Step | None = None
+        self._blank: set[int] = set()
+        self._counted: list[int] = []
+        self._pending: tuple[Step, list[tuple[str, Tensor]]] | None = None
         for number, guider in enumerate(listed):
             rows = list(range(number * share, (number + 1) * share))
-            slots = [_Slot(term, rows, State(share)) for term in guider.terms]
-            self._groups.append((guider, rows, slots))
+            slots = [
+                _Slot(term, rows, State(share, term.off, rows, context)) for term in guider.terms
+            ]
+            # Gradients come last: they see what the other terms do.
+            slots.sort(key=lambda slot: isinstance(slot.term, Gradient))
+            self._groups.append(_Group(guider, rows, slots))
 
     @property
     def _slots(self) -> list[_Slot]:
-        return [slot for *_, slots in self._groups for slot in slots]
+        return [slot for group in self._groups for slot in group.slots]
 
     def plan(self, step: Step) -> dict[Branch, list[int]]:
         """The images for which each branch will be asked at this step, before any network call.
 
-        The later stages of a solver step keep the decision of the first.
+        The later stages of a solver step keep the decision of the first. Images whose output is
+        zero at this step are asked for nothing.
+
+        Raises:
+            RuntimeError: the evaluation before gave a number that is not finite.
         """
-        wanted: dict[Branch, set[int]] = {}
+        self.finish()
+        self._step, self._blank = step, self._zeroed(step)
+        blank = self._blank
+        wanted: dict[Branch, set[int]] = {POSITIVE: set(range(self.batch)) - blank}
         for slot in self._slots:
             slot.state.begin(step)
             if step.stage == 0 or not slot.scales:
-                slot.scales = slot.term.when.at(step, slot.state)
-                if not isinstance(slot.scales, list) or len(slot.scales) != len(slot.rows):
-                    raise ValueError(
-                        f"{type(slot.term.when).__name__}.at gave {slot.scales!r}; allowed is a "
-                        f"list of {len(slot.rows)} numbers, one for each image"
+                slot.read_scales(step)
+            slot.gains = [0.0 if image in blank else 1.0 for image in slot.rows]
+            slot.asked = {}
+            if slot.active and slot.term.reference is not None:
+                asked = slot.term.reference.asks(step, slot.state, slot.active)
+                slot.asked = {branch: list(rows) for branch, rows in asked.items() if rows}
+                for branch, positions in slot.asked.items():
+                    wanted.setdefault(branch, set()).update(slot.images(positions))
+        self._counted = [sum(image in w for w in wanted.values()) for image in range(self.batch)]
+        if self._diagnose:
+            wanted.setdefault(NEGATIVE, set()).update(set(range(self.batch)) - blank)
+        return {branch: sorted(images) for branch, images in wanted.items()}
+
+    def most(self, requests: Requests) -> dict[Branch, list[int]]:
+        """What ``plan`` asked for, and what may be once the positive prediction is known."""
+        assert self._step is not None, "there was no plan"
+        most = {branch: list(images) for branch, images in requests.items()}
+        for slot in self._slots:
+            if slot.active and slot.term.reference is not None:
+                asked = slot.term.reference.most(self._step, slot.state, slot.active)
+                for branch, positions in asked.items():
+                    most[branch] = sorted({*most.get(branch, ()), *slot.images(positions)})
+        return most
+
+    def also_evaluated(self, images: Sequence[int]) -> None:
+        """Count evaluations that nobody asked for, one for each of the images."""
+        for image in images:
+            self._counted[image] += 1
+
+    @property
+    def through_network(self) -> bool:
+        """Will a term of the step that was planned differentiate what the network says?"""
+        return any(
+            slot.active and isinstance(slot.term, Gradient) and slot.term.through_network
+            for slot in self._slots
+        )
+
+    def tell(
+        self, x: Tensor, step: Step, name: str, embedding: Tensor, images: Sequence[int]
+    ) -> Tensor:
+        """What the network is told in place of the positive condition's ``embedding``.
+
+        Args:
+            x: the latents (B, ...) of the whole batch.
+            name: the argument's.
+            embedding: (images, ...).
+            images: whose it is.
+        """
+        for group in self._groups:
+            chosen = [i for i, image in enumerate(images) if image in group.rows]
+            for number, prepare in enumerate(group.guider.prepares):
+                if prepare.tells and chosen:
+                    part = take(embedding, chosen)
+                    noise = self._noise.like(
+                        part, x, [images[i] for i in chosen], f"{name} {number} {step.index}"
                     )
-            if slot.active:
-                images = wanted.setdefault(slot.term.reference.branch(), set())
-                images.update(slot.rows[i] for i in slot.active)
-        requests = {branch: sorted(images) for branch, images in wanted.items()}
-        return {POSITIVE: list(range(self.batch))} | requests
+                    embedding = put(embedding, chosen, prepare.tell(step, part, noise))
+        return embedding
+
+    @property
+    def tells(self) -> bool:
+        """Does ``tell`` ever change anything?"""
+        return any(prepare.tells for group in self._groups for prepare in group.guider.prepares)
 
     def __call__(self, q: Query, network: Network) -> Guided:
         """Evaluate what the plan asks for, and combine it.
@@ -140,75 +228,177 @@ class Denoiser:
             network: see ``Network``.
         """
         requests = self.plan(q.step)
-        return self.combine(q, requests, network(q, requests))
+        if self.through_network:
+            q = q.watched()
+        answers = Answers()
+        with differentiable(q.watch is not None):
+            answers.add(requests, network(q, {b: rows for b, rows in requests.items() if rows}))
+            if more := self.follow(q, answers):
+                answers.add(more, network(q, more))
+        return self.combine(q, answers)
 
-    def combine(self, q: Query, requests: Requests, answers: Mapping[Branch, Prediction]) -> Guided:
+    def follow(self, q: Query, answers: Answers) -> dict[Branch, list[int]]:
+        """What else is needed, now that the positive prediction is known; what ``plan`` asked for
+        is not in it."""
+        wanted: dict[Branch, set[int]] = {}
+        for slot in self._slots:
+            reference, active = slot.term.reference, slot.active
+            if not active or reference is None or not reference.needs_positive:
+                continue
+            images = slot.images(active)
+            positive = answers.of(POSITIVE, images)
+            told = reference.follow(q.rows(images), positive, slot.state.view(active))
+            for branch, rows in told.asked.items():
+                positions = [active[row] for row in rows]
+                slot.asked.setdefault(branch, []).extend(positions)
+                there = set(answers.images(branch))
+                missing = {i for i in slot.images(positions) if i not in there}
+                if missing:
+                    wanted.setdefault(branch, set()).update(missing)
+            if told.gains is not None:
+                for position, gain in zip(active, told.gains, strict=True):
+                    slot.gains[position] = float(gain)
+        for branch_images in wanted.values():
+            self.also_evaluated(sorted(branch_images))
+        return {branch: sorted(images) for branch, images in wanted.items()}
+
+    def combine(self, q: Query, answers: Answers) -> Guided:
         """What is left to do where the answers to a step's plan came one by one.
 
         Args:
             q: as for a call.
-            requests: what ``plan`` gave, or more.
-            answers: for each branch of ``requests``, the prediction of its images.
+            answers: for each branch that was asked for, the predictions of its images.
         """
-        positive = answers[POSITIVE]
+        with differentiable(q.watch is not None):
+            return self._combine(q, answers)
+
+    def _combine(self, q: Query, answers: Answers) -> Guided:
+        positive = answers.all(POSITIVE, self.batch, q)
         agreement = torch.full((self.batch,), math.nan, device=q.x.device)
+        checks = [
+            (f"the network's {branch} prediction", answers.raw(branch)) for branch in answers.asked
+        ]
         output = positive.output
-        for guider, rows, slots in self._groups:
+        for group in self._groups:
             total: Tensor | None = None
             touched: set[int] = set()
-            for slot in slots:
-                images = [slot.rows[i] for i in slot.active]
-                if not images:
+            for slot in group.slots:
+                if not (active := slot.active):
                     continue
-                branch = slot.term.reference.branch()
+                images = slot.images(active)
                 seen, p = q.rows(images), positive.rows(images)
-                r = answers[branch].rows([requests[branch].index(i) for i in images])
-                state = slot.state.view(slot.active)
-                scales = per_image([slot.scales[i] for i in slot.active], working(seen.x))
-                delta = slot.term.delta(seen, p, r, scales, state)
+                state = slot.state.view(active)
+                if slot.term.reference is None:
+                    r = p if total is None else _moved(p, take(total, active))
+                else:
+                    place = {position: row for row, position in enumerate(active)}
+                    parts = {
+                        branch: [(place[i], slot.rows[i]) for i in where if i in place]
+                        for branch, where in slot.asked.items()
+                    }
+                    answer = answers.assemble(p, parts)
+                    r = slot.term.reference.read(seen, p, answer, state)
+                    slot.term.when.observe(seen, p, r, state)
+                    similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
+                    agreement = put(agreement, images, similarity)
+                scales = [
+                    slot.term.off + (slot.scales[i] - slot.term.off) * slot.gains[i] for i in active
+                ]
+                delta = slot.term.delta(seen, p, r, per_image(scales, working(seen.x)), state)
                 if not isinstance(delta, Tensor) or delta.shape != p.output.shape:
                     what = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
                     raise ValueError(
                         f"{type(slot.term).__name__}.delta gave {what}; allowed is a tensor of "
                         f"shape {tuple(p.output.shape)}"
                     )
-                slot.term.when.observe(seen, p, r, state)
-                similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
-                agreement = put(agreement, images, similarity)
+                checks.append((f"what {slot.term} makes of it", delta))
                 if total is None:
-                    total = delta.new_zeros((len(rows), *delta.shape[1:]))
-                local = slot.active
-                total = put(total, local, take(total, local) + delta)
-                touched.update(local)
+                    total = delta.new_zeros((len(group.rows), *delta.shape[1:]))
+                total = put(total, active, take(total, active) + delta)
+                touched.update(active)
             if total is not None:
                 local = sorted(touched)
-                images = [rows[i] for i in local]
+                images = [group.rows[i] for i in local]
                 new = self._finish(
-                    q.rows(images), positive.rows(images), take(total, local), guider
+                    q.rows(images), positive.rows(images), take(total, local), group.guider
                 )
                 output = put(output, images, new)
-        evaluations = [
-            sum(image in images for images in requests.values()) for image in range(self.batch)
+        if self._blank:
+            blank = sorted(self._blank)
+            output = put(output, blank, torch.zeros_like(take(output, blank)))
+        if q.watch is not None and not q.watch.create_graph:  # nobody differentiates any further
+            output = output.detach()
+            positive = Prediction(q.x.detach(), positive.output.detach(), positive.readout)
+        self._watch(q.step, checks)
+        return Guided(output, positive, self._record(q, answers, output, agreement))
+
+    def finish(self) -> None:
+        """Look at the numbers of the evaluation before.
+
+        That is done an evaluation late, so that a GPU need not wait; call it after the last one.
+
+        Raises:
+            RuntimeError: one of them is not finite; it names the step and what gave it.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        step, checks = pending
+        finite = torch.stack([good for _, good in checks]).tolist()
+        for (what, _), good in zip(checks, finite, strict=True):
+            if not good:
+                raise RuntimeError(
+                    f"{what} at step {step.index} (sigma {step.sigma:.4g}) has NaN or infinite "
+                    "numbers; the run is stopped"
+                )
+
+    def _watch(self, step: Step, checks: Sequence[tuple[str, Tensor]]) -> None:
+        device = checks[0][1].device
+        flags = [(what, value.detach().isfinite().all().to(device)) for what, value in checks]
+        self._pending = step, flags
+
+    def _zeroed(self, step: Step) -> set[int]:
+        """The images whose output is zero at this step."""
+        return {
+            row
+            for group in self._groups
+            if any(prepare.blank(step) for prepare in group.guider.prepares)
+            for row in group.rows
+        }
+
+    def _record(self, q: Query, answers: Answers, output: Tensor, agreement: Tensor) -> Record:
+        scales = [
+            tuple(slot.scales[i] for slot in group.slots)
+            for group in self._groups
+            for i in range(len(group.rows))
         ]
-        scales_by_image = [
-            tuple(slot.scales[i] for slot in slots)
-            for _, rows, slots in self._groups
-            for i in range(len(rows))
-        ]
-        record = Record(
-            q.step.index, q.step.stage, q.step.sigma, scales_by_image, evaluations, agreement
-        )
-        return Guided(output, positive, record)
+        acting = {image for slot in self._slots for image in slot.images(slot.active)}
+        diagnosis = None
+        if self._diagnose and not self._blank:
+            c, u = answers.all(POSITIVE, self.batch, q), answers.all(NEGATIVE, self.batch, q)
+            diagnosis = Diagnosis.of(q.step, c, u, output)
+        return Record(
+            q.step.index, q.step.stage, q.step.sigma, scales, list(self._counted), agreement,
+            [image in acting for image in range(self.batch)], diagnosis,
+        )  # fmt: skip
 
     @staticmethod
     def _finish(q: Query, positive: Prediction, delta: Tensor, guider: Guider) -> Tensor:
         """Back to the network's output, never through x0, so that a zero delta is exact."""
         if not positive.readout.gain:  # at this level x0 does not depend on the output
             return positive.output
-        output = working(positive.output) + delta / positive.readout.gain
+        guided = _moved(positive, delta)
         for post in guider.posts:
-            output = post(q, positive, Prediction(q.x, output, positive.readout))
-        return output.to(positive.output.dtype)
+            guided = Prediction(q.x, post(q, positive, guided), positive.readout)
+        return guided.output.to(positive.output.dtype)
+
+
+def _moved(prediction: Prediction, delta: Tensor) -> Prediction:
+    """The prediction whose clean image is ``delta`` (B, ...) further."""
+    output = working(prediction.output)
+    if prediction.readout.gain:
+        output = output + delta / prediction.readout.gain
+    return Prediction(prediction.x, output, prediction.readout)
 
 
 def foresee(
@@ -219,4 +409,4 @@ def foresee(
     This is the most that a run can cost: what a guider learns can only make it ask for less.
     """
     denoiser = Denoiser(guiders, batch)
-    return [denoiser.plan(step) for step in steps]
+    return [denoiser.most(denoiser.plan(step)) for step in steps]

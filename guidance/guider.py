@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from .config import Config, fields_of, reject
 from .reference import Negative, Reference
-from .scale import Scale, as_scale
+from .scale import Adaptive, Gate, Scale, as_scale
 from .state import Rows
-from .types import Prediction, Query
+from .types import Prediction, Query, Step
 
 
 class Guider(Config):
@@ -27,22 +27,27 @@ class Guider(Config):
         """What is then done to the sum, in order."""
         return ()
 
+    @property
+    def prepares(self) -> tuple[Prepare, ...]:
+        """What is done before, to the positive prediction or what it is asked with."""
+        return ()
+
     def __add__(self, other: Guider) -> Sum:
         if isinstance(other, Scale):
             name = type(other).__name__
             raise ValueError(f"a scale belongs inside its method: {type(self).__name__}({name}())")
-        if isinstance(other, Post):
+        if isinstance(other, (Post, Prepare)):
             raise ValueError(f"what acts on the sum is joined with |: a | {type(other).__name__}()")
         if not isinstance(other, Guider):
             return NotImplemented
-        if self.posts or other.posts:
+        if any(guider.posts or guider.prepares for guider in (self, other)):
             raise ValueError("terms are added first: write (a + b) | post, not (a | post) + b")
         return Sum(self.terms + other.terms)
 
-    def __or__(self, post: Post) -> Sum:
-        if not isinstance(post, Post):
+    def __or__(self, other: Post | Prepare) -> Sum:
+        if not isinstance(other, (Post, Prepare)):
             return NotImplemented
-        return Sum(self.terms, (*self.posts, post))
+        return Sum(self.terms, (*self.prepares, *self.posts, other))
 
     def __str__(self) -> str:
         return describe(self)
@@ -54,10 +59,12 @@ class Term(Guider):
     Attributes:
         scale: when and how strongly; 1 means that the reference is not evaluated.
         reference: where the reference prediction comes from.
+        off: the scale at which the term does nothing.
     """
 
     scale: Any
-    reference: Reference
+    reference: Reference | None
+    off: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,13 +89,62 @@ class Term(Guider):
         Args:
             q: the latents (B, ...) and the step; only the images that are guided now.
             positive, reference: the predictions (B, ...) for them.
-            scale: (B, 1, ..., 1), none of them 1.
+            scale: (B, 1, ..., 1), none of them ``off``.
             state: the method's memory of these images.
 
         Returns:
             (B, ...), in x0 space, at least float32.
         """
         raise NotImplementedError
+
+
+class Gradient(Term):
+    """Base of the terms that follow the gradient of a score instead of a second prediction.
+
+    ``x0 = positive + sigma^2 / alpha * scale * grad_x log p``, for a scale of 0 nothing. They are
+    computed after the other terms, and ``reference`` is the prediction as those have it.
+    """
+
+    reference: ClassVar[None] = None  # type: ignore[misc]
+    off = 0.0
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        self._set("scale", as_scale(self, self.scale))
+        inner = self.scale
+        while isinstance(inner, Gate):
+            if isinstance(inner, Adaptive):
+                raise reject(self, "scale", str(inner), "a scale without Adaptive: nothing agrees")
+            inner = inner.scale
+
+    @property
+    def through_network(self) -> bool:
+        """Does ``delta`` differentiate what the network said?"""
+        return False
+
+
+class Prepare(Config):
+    """What is done before the positive prediction. Subclasses are frozen dataclasses."""
+
+    def blank(self, step: Step) -> bool:
+        """Is the network's output zero at this step, without any evaluation?"""
+        return False
+
+    def tell(self, step: Step, embedding: Tensor, noise: Tensor) -> Tensor:
+        """What the network is told in place of a condition's ``embedding`` (B, ...).
+
+        Args:
+            noise: unit normal, of the same shape, of these images and this step.
+        """
+        return embedding
+
+    @property
+    def tells(self) -> bool:
+        """Does it change what the network is told?"""
+        return type(self).tell is not Prepare.tell
+
+    def __str__(self) -> str:
+        return describe(self)
 
 
 class Post(Config):
@@ -104,17 +160,21 @@ class Post(Config):
 
 @dataclass(frozen=True)
 class Sum(Guider):
-    """Several terms, then several posts; what ``+`` and ``|`` make."""
+    """Several terms, then what goes with their sum; what ``+`` and ``|`` make."""
 
     parts: tuple[Term, ...]
-    then: tuple[Post, ...] = ()
+    then: tuple[Post | Prepare, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, kind in (("parts", Term), ("then", Post)):
+        kinds: tuple[tuple[str, Any, str], ...] = (
+            ("parts", Term, "a list of Terms"),
+            ("then", (Post, Prepare), "a list of Posts and Prepares"),
+        )
+        for name, kind, allowed in kinds:
             values = tuple(getattr(self, name))
             wrong = [v for v in values if not isinstance(v, kind)]
             if wrong or (name == "parts" and not values):
-                raise reject(self, name, wrong or values, f"a list of {kind.__name__}s")
+                raise reject(self, name, wrong or values, allowed)
             self._set(name, values)
 
     @property
@@ -123,7 +183,11 @@ class Sum(Guider):
 
     @property
     def posts(self) -> tuple[Post, ...]:
-        return self.then
+        return tuple(part for part in self.then if isinstance(part, Post))
+
+    @property
+    def prepares(self) -> tuple[Prepare, ...]:
+        return tuple(part for part in self.then if isinstance(part, Prepare))
 
     def __str__(self) -> str:
         return " | ".join([" + ".join(map(str, self.parts)), *map(str, self.then)])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from .config import Config, choice, reject
+from .context import Condition
+from .state import Rows, State
+from .types import Prediction, Query, Step
 
 
 @dataclass(frozen=True)
@@ -15,25 +19,90 @@ class Branch:
     """A prediction one can ask for; equal branches are evaluated once and shared by all terms.
 
     Attributes:
-        condition: which of the pipeline's prompts.
-        model: another network than the pipeline's, called with the same arguments.
+        condition: which of the pipeline's prompts, or another one.
+        model: another network than the pipeline's, called with the same arguments; or its name,
+            see ``WeakModel``.
         prediction_type: how that network's output is read; "" is like the pipeline's.
+        change: what is done to the network for this prediction: a reference that perturbs it.
     """
 
-    condition: Literal["positive", "negative"]
-    model: nn.Module | None = None
+    condition: Literal["positive", "negative"] | Condition
+    model: nn.Module | str | None = None
     prediction_type: str = ""
+    change: Perturbation | None = None
+
+    def __str__(self) -> str:
+        where = self.condition if isinstance(self.condition, str) else f"{self.condition.name!r}"
+        by = f" of {self.model if isinstance(self.model, str) else type(self.model).__name__}"
+        changed = f" with {type(self.change).__name__}" if self.change else ""
+        return f"{where}{by if self.model is not None else ''}{changed}"
 
 
 POSITIVE = Branch("positive")
+NEGATIVE = Branch("negative")
+
+Asked = Mapping[Branch, Sequence[int]]
+"""For each branch the rows, of the images that a method is about, for which it is needed."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """What a reference asks for once it has seen the positive prediction.
+
+    Attributes:
+        asked: further branches; rows that no branch is asked for keep the positive prediction.
+        gains: for each row, a factor to ``scale - 1``; 0 leaves the image unguided.
+    """
+
+    asked: Asked = field(default_factory=dict)
+    gains: Sequence[float] | None = None
 
 
 class Reference(Config):
-    """Base of the references."""
+    """Base of the references.
+
+    Most are one branch, and say which. Others decide by row and step (``asks``), need the
+    positive prediction first (``follow``), or make up a prediction from what they kept (``read``).
+    """
+
+    needs_positive: ClassVar[bool] = False  # does it ask for more in ``follow``?
 
     def branch(self) -> Branch:
         """The branch to evaluate."""
         raise NotImplementedError
+
+    @property
+    def prompts(self) -> Sequence[Any]:
+        """Other prompts, or classes, than the pipeline's own that it may ask for."""
+        return ()
+
+    def asks(self, step: Step, state: State, rows: Sequence[int]) -> Asked:
+        """What to evaluate for ``rows``, those that are guided at this step; asked before any
+        network call."""
+        return {self.branch(): rows}
+
+    def most(self, step: Step, state: State, rows: Sequence[int]) -> Asked:
+        """The most that it may ask for at a step, before and after the positive prediction."""
+        return self.asks(step, state, rows)
+
+    def follow(self, q: Query, positive: Prediction, state: Rows) -> Follow:
+        """What else to evaluate, now that the positive prediction is known."""
+        return Follow()
+
+    def read(self, q: Query, positive: Prediction, answer: Prediction, state: Rows) -> Prediction:
+        """The reference prediction.
+
+        Args:
+            answer: what was evaluated; the positive prediction in rows for which nothing was.
+        """
+        return answer
+
+
+class Perturbation(Reference):
+    """Base of the references that are the pipeline's own network, changed for one prediction."""
+
+    def branch(self) -> Branch:
+        return Branch("positive", change=self)
 
 
 @dataclass(frozen=True)
@@ -41,7 +110,7 @@ class Negative(Reference):
     """The negative prompt; the empty one where none is given (Ho & Salimans 2022, section 3.2)."""
 
     def branch(self) -> Branch:
-        return Branch("negative")
+        return NEGATIVE
 
     def __str__(self) -> str:
         return "negative prompt"
@@ -53,10 +122,13 @@ class WeakModel(Reference):
 
     Autoguidance, Karras et al. 2024 (arXiv:2406.02507), equation 3: ``w D_1 + (1 - w) D_0``, where
     D_0 has the same kind of flaws as D_1, only more of them: fewer parameters, less training. It
-    needs no negative branch, so the pipeline's own guidance may be off.
+    needs no negative branch, so the pipeline's own guidance may be off. Several weak models are a
+    sum of terms (the paper's appendix): ``D_m + sum_i (w_i - 1) (D_m - D_i)``.
 
     Attributes:
-        model: a network with the call signature of the pipeline's denoiser.
+        model: a network with the call signature of the pipeline's denoiser; or, to be stored as
+            JSON, the name of one that ships (``"emoji-weak"``), a folder or an id on the Hub, of
+            the class of the pipeline's denoiser or a relative.
         prediction_type: of its output, where it differs from the pipeline's.
     """
 
@@ -65,16 +137,21 @@ class WeakModel(Reference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.model, nn.Module):
-            raise reject(self, "model", self.model, "a torch.nn.Module")
+        if not isinstance(self.model, (nn.Module, str)) or not self.model:
+            allowed = "a torch.nn.Module, or the name of a model, a folder or an id on the Hub"
+            raise reject(self, "model", self.model, allowed)
 
     def branch(self) -> Branch:
         return Branch("positive", self.model, self.prediction_type)
 
     def to_dict(self) -> Any:
+        if isinstance(self.model, str):
+            return super().to_dict()
         raise ValueError(
-            f"WeakModel: a network ({type(self.model).__name__}) is not stored as JSON"
+            f"WeakModel: a network ({type(self.model).__name__}) is not stored as JSON; give the "
+            "name of a model, a folder or an id on the Hub"
         )
 
     def __str__(self) -> str:
-        return f"weak {type(self.model).__name__}"
+        name = self.model if isinstance(self.model, str) else type(self.model).__name__
+        return f"weak {name}"

@@ -1,7 +1,8 @@
 """WHEN and how strongly: a number, a schedule, an interval of noise levels, or a stopping rule.
 
 A scale is asked before any network call of a step, and answers with one number for each image.
-1 means no guidance, and then the reference prediction is not evaluated at all.
+1 means no guidance, and then the reference prediction is not evaluated at all. (Gradient terms are
+off at 0, so gates answer ``state.off``.)
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class Custom(Scale):
 
 
 class Gate(Scale):
-    """Base of the rules that let another scale through at some steps and answer 1 at the others."""
+    """Base of the rules that let another scale through at some steps and switch off at others."""
 
     scale: Any
 
@@ -213,7 +214,7 @@ class Interval(Gate):
 
     def at(self, step: Step, state: State) -> list[float]:
         inside = self.low < step.sigma and (self.high is None or step.sigma <= self.high)
-        return self.scale.at(step, state) if inside else [1.0] * state.batch
+        return self.scale.at(step, state) if inside else [state.off] * state.batch
 
     def __str__(self) -> str:
         high = "inf" if self.high is None else f"{self.high:g}"
@@ -253,7 +254,7 @@ class Adaptive(Gate):
     def at(self, step: Step, state: State) -> list[float]:
         stopped = state.host("agreed", 0.0)
         values = self.scale.at(step, state)
-        return [1.0 if stop else value for stop, value in zip(stopped, values, strict=True)]
+        return [state.off if stop else value for stop, value in zip(stopped, values, strict=True)]
 
     def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
         super().observe(q, positive, reference, state)

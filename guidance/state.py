@@ -11,14 +11,29 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .context import Context
 from .types import Step, put, take
 
 
 class State:
-    """Rows of named tensors; ``batch`` rows in all."""
+    """Rows of named tensors; ``batch`` rows in all.
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    Attributes:
+        off: the scale at which the method does nothing.
+        images: for each row, its image's number in the whole batch.
+        context: what the method may ask of its pipeline.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        off: float = 1.0,
+        images: Sequence[int] | None = None,
+        context: Context | None = None,
+    ) -> None:
+        self.batch, self.off = batch, off
+        self.images = range(batch) if images is None else images
+        self.context = Context() if context is None else context
         self._kept: dict[str, Tensor] = {}
         self._written: dict[str, Tensor] = {}
         self._frozen = False
@@ -46,17 +61,39 @@ class Rows:
     def __init__(self, state: State, rows: Sequence[int]) -> None:
         self._state, self._rows = state, rows
 
+    @property
+    def context(self) -> Context:
+        """What the method may ask of its pipeline."""
+        return self._state.context
+
+    @property
+    def prompts(self) -> list:
+        """For each row what its image is asked to be.
+
+        Raises:
+            ValueError: that is not known.
+        """
+        known = self.context.prompts
+        images = [self._state.images[row] for row in self._rows]
+        if len(known) <= max(images):
+            raise Context._missing("each image's prompt")
+        return [known[image] for image in images]
+
     def get(self, name: str, default: Tensor) -> Tensor:
         """The kept rows, or ``default`` (rows, ...) where nothing was ever kept."""
         kept = self._state._kept.get(name)
         return default if kept is None else take(kept, self._rows)
 
+    def has(self, name: str) -> bool:
+        """Was anything kept under this name, for these rows or others?"""
+        return name in self._state._kept
+
     def set(self, name: str, value: Tensor) -> None:
-        """Keep (rows, ...) for the next step."""
+        """Keep (rows, ...) for the next step; rows that are never set are 0."""
         state = self._state
         if state._frozen:
             return
-        full = state._kept.get(name)
+        full = state._written.get(name, state._kept.get(name))
         if full is None:
             full = value.new_zeros((state.batch, *value.shape[1:]))
         state._written[name] = put(full, self._rows, value)

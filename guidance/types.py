@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,17 +54,25 @@ class Step:
         total: evaluations in the run (Heun has 19 for 10 steps, PNDM 11).
         stage: 0 for the first evaluation of a solver step, above for the others of the same step.
         level: the noise level of this evaluation.
+        next_level: that of the next one, and after the last one where the run ends; ``None`` is
+            the clean image.
     """
 
     index: int
     total: int
     stage: int
     level: Level
+    next_level: Level | None = None
 
     @property
     def sigma(self) -> float:
         """The noise level in EDM's unit, see ``Level.edm``."""
         return self.level.edm
+
+    @property
+    def next_sigma(self) -> float:
+        """The noise level that the solver goes to next, in EDM's unit; 0 is the clean image."""
+        return self.next_level.edm if self.next_level else 0.0
 
     @property
     def progress(self) -> float:
@@ -72,14 +81,56 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """The tensor by which terms differentiate what a network said, and whether they may be
+    differentiated in turn. ``rows`` are those of it that a query is about."""
+
+    leaf: Tensor
+    create_graph: bool
+    rows: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
 class Query:
-    """A denoiser's question: the clean image behind ``x`` (B, ...) at ``step``."""
+    """A denoiser's question: the clean image behind ``x`` (B, ...) at ``step``.
+
+    ``watch`` is set where a term asked for gradients through the network.
+    """
 
     x: Tensor
     step: Step
+    watch: Watch | None = None
 
     def rows(self, rows: Sequence[int]) -> Query:
-        return Query(take(self.x, rows), self.step)
+        watch = self.watch
+        if watch is not None:
+            before = watch.rows
+            watch = replace(watch, rows=rows if before is None else [before[row] for row in rows])
+        return Query(take(self.x, rows), self.step, watch)
+
+    def watched(self) -> Query:
+        """The same question, with ``x`` ready to be differentiated by."""
+        if self.x.requires_grad:
+            return Query(self.x, self.step, Watch(self.x, torch.is_grad_enabled()))
+        leaf = leaf_of(self.x)
+        return Query(leaf, self.step, Watch(leaf, False))
+
+    def gradient(self, values: Tensor) -> Tensor:
+        """The gradient (B, ...) of ``values`` (B,), each by its own image's ``x``.
+
+        Raises:
+            ValueError: the values do not depend on ``x``, or no term asked for gradients.
+        """
+        if self.watch is None or not values.requires_grad:
+            raise ValueError("values do not depend on x; allowed are those that can be derived")
+        (found,) = torch.autograd.grad(
+            values.sum(), self.watch.leaf, retain_graph=True, allow_unused=True,
+            create_graph=self.watch.create_graph,
+        )  # fmt: skip
+        if found is None:
+            raise ValueError("values do not depend on x; allowed are those that can be derived")
+        found = working(found if self.watch.rows is None else take(found, self.watch.rows))
+        return found[(slice(None), *(slice(size) for size in self.x.shape[1:]))]
 
 
 @dataclass(frozen=True)
@@ -113,6 +164,22 @@ class Prediction:
 
     def rows(self, rows: Sequence[int]) -> Prediction:
         return Prediction(take(self.x, rows), take(self.output, rows), self.readout)
+
+
+@contextmanager
+def differentiable(on: bool = True) -> Iterator[None]:
+    """Record gradients inside, even under a caller's ``no_grad`` or ``inference_mode``."""
+    if not on:
+        yield
+        return
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def leaf_of(tensor: Tensor) -> Tensor:
+    """A copy to differentiate by, whatever mode the tensor was made in."""
+    with differentiable():
+        return tensor.detach().clone().requires_grad_()
 
 
 def working(tensor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ SCHEDULERS = {
     "dpm++-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "evodiff": ("EVODiffMultistepScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
     "kdpm2": ("KDPM2DiscreteScheduler", {}),
     "lms": ("LMSDiscreteScheduler", {}),
@@ -131,6 +132,8 @@ def load_pipeline(
         ) from None
     import diffusers  # takes seconds, and most mistakes are found before it is needed
 
+    from ..samplers import evodiff  # saved pipelines may name it
+
     source = model_folder(model)
     allowed = (
         f"one of {', '.join(models.PIPELINES)}, a folder in Diffusers format, or an id on the Hub"
@@ -149,7 +152,8 @@ def load_pipeline(
     if scheduler:
         name, options = SCHEDULERS[scheduler]
         try:
-            pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
+            kind = getattr(diffusers if hasattr(diffusers, name) else evodiff, name)
+            pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
         except ImportError as error:
             raise ValueError(
                 f"scheduler is {scheduler!r}; allowed once installed: {error}"

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import Guider, Record, Step, foresee
+from ..guidance import NEGATIVE, Guider, Record, Step, foresee
 from ..samplers import is_supported, read_level, steps_ahead
 from .cache import needs_every_row
+from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
-from .run import NEGATIVE, Run
+from .run import Run
 from .swap import is_swapped, restore, swap
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
@@ -59,9 +60,13 @@ class Attachment:
         calls: one ``Call`` for each call of the pipeline since it was attached.
     """
 
-    def __init__(self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool) -> None:
+    def __init__(
+        self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool, diagnose: bool
+    ) -> None:
         self.calls: list[Call] = []
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
+        self._diagnose, self._capturing = diagnose, False
+        self._context = PipelineContext(pipe)
         self._form: Form | None = form_of(pipe)
         self._parts = parts_of(pipe)
         self._run: Run | None = None
@@ -143,8 +148,10 @@ class Attachment:
                     self._asked |= self._asked.pop(parameter.name)
         except TypeError:
             self._asked = {}  # the pipeline says what is wrong
+        self._latents = None
+        self._prepare_context(functools.partial(original, pipe))
         self.calls.append(Call())
-        self._running, self._latents = True, None
+        self._running = True
         try:
             result = original(pipe, *args, **kwargs)
             if self._run is not None:
@@ -157,6 +164,17 @@ class Attachment:
             return result
         finally:
             self._running, self._run = False, None
+
+    def _prepare_context(self, call: Any) -> None:
+        """Learn how the network is told the prompts that the guider may ask for."""
+        guiders = [self._guider] if isinstance(self._guider, Guider) else self._guider
+        references = [term.reference for guider in guiders for term in guider.terms]
+        prompts = [p for r in references if r is not None for p in r.prompts]
+        self._capturing = True
+        try:
+            self._context.prepare(call, self._asked, prompts)
+        finally:
+            self._capturing, self._latents = False, None
 
     def _prepare(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's ``prepare_latents``: how many images of what shape."""
@@ -186,11 +204,15 @@ class Attachment:
 
     def _evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The denoiser's ``__call__``: the guided prediction in place of the network's."""
+        if self._capturing:
+            raise Captured(Inputs(args, kwargs))
         run, inputs = self._inside(network, args, kwargs)
         return run.evaluate(functools.partial(original, network), inputs)
 
     def _control(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The ControlNet's ``__call__``: it is asked for no more than the denoiser."""
+        if self._capturing:
+            return original(network, *args, **kwargs)
         run, inputs = self._inside(network, args, kwargs)
         return run.control(functools.partial(original, network), inputs)
 
@@ -217,7 +239,7 @@ class Attachment:
         count = getattr(self._pipe, "num_timesteps", None)
         steps = steps_ahead(self._scheduler, inputs.time, count)
         plans = foresee(self._guider, steps, batch)
-        negative = any(NEGATIVE.condition == b.condition for plan in plans for b in plan)
+        negative = self._diagnose or any(NEGATIVE in plan for plan in plans)
         if negative and not doubled:
             raise ValueError(self._why_single())
         self._warn(negative, doubled)
@@ -234,7 +256,7 @@ class Attachment:
         shape = None if self._latents is None else self._latents[1:]
         return Run(
             self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
-            rigid, self.last.records,
+            rigid, self.last.records, self._context, self._diagnose,
         )  # fmt: skip
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
@@ -332,7 +354,11 @@ class Attachment:
 
 @contextmanager
 def guided(
-    pipe: Any, guider: Guider | Sequence[Guider], *, quiet: bool = False
+    pipe: Any,
+    guider: Guider | Sequence[Guider],
+    *,
+    quiet: bool = False,
+    diagnose: bool = False,
 ) -> Iterator[Attachment]:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
@@ -344,6 +370,8 @@ def guided(
             listed is learnt from its first evaluation, or refused there.
         guider: one guider, or a list with one for each prompt (or image) of a batch.
         quiet: do not print the plan line.
+        diagnose: evaluate the negative branch at every step, whether the guider asks or not, and
+            put a ``Diagnosis`` into each record; what only that needs is not counted.
 
     Yields:
         The ``Attachment``: evaluations and records of each call.
@@ -370,7 +398,7 @@ def guided(
         )
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
-    attachment = Attachment(pipe, guider if is_guider else several, quiet)
+    attachment = Attachment(pipe, guider if is_guider else several, quiet, diagnose)
     attachment.attach()
     try:
         yield attachment

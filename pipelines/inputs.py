@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..guidance.types import put, take
+
 LATENTS = ("hidden_states", "sample", "x", "latents")  # what Diffusers' denoisers call them
 TIMES = ("timestep", "timesteps", "t")
 # Positions, not images: these have as many rows as there are tokens.
 SHARED = ("image_rotary_emb", "rotary_embedding", "text_rotary_emb", "img_ids", "txt_ids")
 LISTS = ("img_shapes", "txt_seq_lens")  # an item for each row; other lists are for each network
+EMBEDDINGS = ("encoder_hidden_states", "pooled_projections", "text_embeds", "image_embeds")
+COMPUTED = ("residual", "block_samples")  # made by a ControlNet from the latents
 REPEATED = ("encoder_hidden_states",)  # may have several rows for each one: the frames of a video
 
 
@@ -56,10 +60,101 @@ class Inputs:
         args, kwargs = choose((self.args, self.kwargs), rows, self.rows)
         return Inputs(args, kwargs)
 
+    def differentiable(self, x: Tensor) -> Inputs:
+        """The same with other latents, and nothing in it that autograd refuses to save."""
+        args, kwargs = _normal((self.args, self.kwargs))
+        if args:
+            return Inputs((x, *args[1:]), kwargs)
+        name = next(name for name in LATENTS if name in kwargs)
+        return Inputs((), {**kwargs, name: x})
+
+    def told(self, others: Sequence[Inputs | None]) -> Inputs:
+        """The same latents and time, with what other calls of one row tell the network.
+
+        Args:
+            others: for each row the call to take it from; ``None`` keeps its own.
+        """
+        args = tuple(
+            value
+            if position < 2
+            else _blend(value, [None if o is None else o.args[position] for o in others], "")
+            for position, value in enumerate(self.args)
+        )
+        kwargs = {
+            name: value
+            if name in (*LATENTS, *TIMES, *SHARED) or any(word in name for word in COMPUTED)
+            else _blend(value, [None if o is None else o.kwargs.get(name) for o in others], name)
+            for name, value in self.kwargs.items()
+        }
+        return Inputs(args, kwargs)
+
+    def embedded(self, rows: Sequence[int], change: Callable[[str, Tensor], Tensor]) -> Inputs:
+        """The same with changed embeddings of the prompt in some rows.
+
+        Args:
+            change: (name, embedding (rows, ...)) to the new one.
+
+        Raises:
+            ValueError: there is no embedding among the arguments.
+        """
+        found = []
+
+        def visit(value: Any, name: str) -> Any:
+            if isinstance(value, dict):
+                return {key: visit(item, key) for key, item in value.items()}
+            if name in EMBEDDINGS and isinstance(value, Tensor) and len(value) == self.rows:
+                found.append(name)
+                return put(value, rows, change(name, take(value, rows)))
+            return value
+
+        kwargs = {name: visit(value, name) for name, value in self.kwargs.items()}
+        if not found:
+            raise ValueError(
+                "the denoiser is told no embedding of a prompt "
+                f"({', '.join(EMBEDDINGS)}); allowed is a pipeline that tells it one"
+            )
+        return Inputs(self.args, kwargs)
+
     def _argument(self, position: int, names: Sequence[str]) -> Any:
         if len(self.args) > position:
             return self.args[position]
         return next((self.kwargs[name] for name in names if name in self.kwargs), None)
+
+
+def _normal(value: Any) -> Any:
+    """A nest without inference tensors, which autograd does not save."""
+    if isinstance(value, Tensor):
+        if not value.is_inference():
+            return value
+        with torch.inference_mode(False):
+            return value.clone()
+    if isinstance(value, dict):
+        return {key: _normal(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_normal, value))
+    return value
+
+
+def _blend(value: Any, others: Sequence[Any], name: str) -> Any:
+    """Take the rows of others, of one row each, into a nest of as many rows."""
+    if isinstance(value, Tensor):
+        rows = len(others)
+        if not value.dim() or len(value) != rows:
+            return value
+        parts = [value[row] if other is None else other[0] for row, other in enumerate(others)]
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"{name or 'an argument'} of the denoiser has shapes {sorted(shapes)} for "
+                "different prompts; allowed are prompts that the pipeline pads to one length"
+            )
+        return torch.stack([part.to(value.device, value.dtype) for part in parts])
+    if isinstance(value, dict):
+        return {
+            key: _blend(item, [None if o is None else o[key] for o in others], key)
+            for key, item in value.items()
+        }
+    return value
 
 
 def choose(value: Any, rows: Sequence[int], total: int, name: str = "") -> Any:

@@ -18,9 +18,12 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import Tensor
 
 from ..guidance import (
+    NEGATIVE,
     POSITIVE,
+    Answers,
     Branch,
     Denoiser,
+    Gradient,
     Guider,
     Negative,
     Prediction,
@@ -35,7 +38,9 @@ from ..guidance.config import reject
 from ..guidance.state import Rows
 from ..samplers import readout_at, steps_ahead
 from .inputs import Inputs, crop
-from .run import NEGATIVE, common_shape
+from .networks import load_network
+from .perturb import changed
+from .run import common_shape
 from .swap import restore, swap
 
 
@@ -52,12 +57,32 @@ def to_diffusers(guider: Guider, scheduler: Any, negated: bool = False) -> Diffu
     """
     if not isinstance(guider, Guider):
         raise ValueError(f"guider is {guider!r}; allowed is a Guider such as CFG(7.5)")
+    _check(guider)
     try:
         stored = guider.to_dict()
     except ValueError:  # a function or a network in it: it works, but is not saved
         stored = {}
     guidance = DiffusersGuidance(stored, negated)
     return guidance.bind(scheduler, guider)
+
+
+def _check(guider: Guider) -> None:
+    """Refuse what those loops cannot do: they evaluate fixed branches, without gradients.
+
+    Raises:
+        ValueError: what it is, and why.
+    """
+    for term in guider.terms:
+        reference = term.reference
+        if isinstance(term, Gradient):
+            raise reject("to_diffusers", "guider", str(term), "terms without gradients")
+        if reference is not None and reference.needs_positive:
+            allowed = "references that are known before the positive prediction is"
+            raise reject("to_diffusers", "guider", str(term), allowed)
+    for prepare in guider.prepares:
+        if prepare.tells:
+            allowed = "guiders that leave the prompt's embedding as it is"
+            raise reject("to_diffusers", "guider", str(prepare), allowed)
 
 
 class DiffusersGuidance(BaseGuidance):
@@ -134,13 +159,15 @@ class DiffusersGuidance(BaseGuidance):
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
         """Before each branch: see what the network sees, or call a weak model in its place."""
         super().prepare_models(denoiser)
-        model = self._current().model
+        branch = self._current()
 
         def look(original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
             if self._x is None:
                 self._x = Inputs(args, kwargs).x
+            model = load_network(branch.model, network)
             answer = functools.partial(original, network) if model is None else model
-            return answer(*args, **kwargs)
+            with changed(network, branch.change):
+                return answer(*args, **kwargs)
 
         swap(denoiser, {"__call__": look})
 
@@ -169,7 +196,9 @@ class DiffusersGuidance(BaseGuidance):
             branch: Prediction(q.x, crop(output, shape), self._readout(branch, step))
             for branch, output in zip(self._requests, outputs.values(), strict=True)
         }
-        guided = self._denoiser.combine(q, self._requests, answers)
+        said = Answers()
+        said.add(self._requests, answers)
+        guided = self._denoiser.combine(q, said)
         self.records.append(guided.record)
         pred = guided.output
         if pred.shape != positive.shape:
@@ -186,7 +215,8 @@ class DiffusersGuidance(BaseGuidance):
     @property
     def num_conditions(self) -> int:
         """2 if the guider may ever ask for the negative prompt: loops encode it only then."""
-        needed = [term.reference.branch().condition for term in self._bound().terms]
+        references = [term.reference for term in self._bound().terms]
+        needed = [r.branch().condition for r in references if r is not None]
         return 2 if self._enabled and "negative" in needed else 1
 
     def _plan(self, values: Any) -> list[tuple[int, str]]:

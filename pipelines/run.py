@@ -8,7 +8,8 @@ goes on, so that a pipeline that does something else to it is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,12 @@ import torch
 from torch import Tensor
 
 from ..guidance import (
+    NEGATIVE,
     POSITIVE,
+    Answers,
     Branch,
+    Condition,
+    Context,
     Denoiser,
     Guided,
     Guider,
@@ -27,13 +32,15 @@ from ..guidance import (
     Record,
     Step,
 )
+from ..guidance.types import Watch, differentiable, leaf_of, take
 from ..samplers import readout_at
 from .form import Form
 from .inputs import Inputs, crop
 from .learn import combination, error, sign_of, tolerance
+from .networks import load_network
+from .perturb import changed
 
-Forward = Callable[..., Any]
-NEGATIVE = Branch("negative")
+Forward = functools.partial
 
 
 @dataclass
@@ -41,20 +48,26 @@ class Turn:
     """One evaluation: from the first call of the denoiser to the scheduler's ``step``.
 
     Attributes:
-        requests: the images for which each branch is needed, see ``guidance.Network``.
+        requests: the images for which each branch was planned, see ``guidance.Network``.
+        waiting: those still to be evaluated.
+        forward: the denoiser's own ``__call__``.
         calls: what the denoiser was called with, and what it said, so far.
+        held: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
         whole: the positive branch's output, of which the latents may be a part.
-        held: what the first of two forwards returned; g is written into it.
+        first: what the first of two forwards returned; g is written into it.
     """
 
     step: Step
     requests: dict[Branch, list[int]]
+    waiting: dict[Branch, list[int]]
+    forward: Forward | None = None
     calls: list[tuple[Inputs, Any]] = field(default_factory=list)
+    held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
     q: Query | None = None
-    answers: dict[Branch, Prediction] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
     whole: Tensor | None = None
-    held: Tensor | None = None
+    first: Tensor | None = None
     guided: Guided | None = None
     value: Tensor | None = None
 
@@ -73,6 +86,8 @@ class Run:
         shape: of one image's latents, if known.
         rigid: why no evaluation may be left out; "" where any may.
         records: to which those of this run are added.
+        context: what the guider's methods may ask of the pipeline.
+        diagnose: see ``guidance.Denoiser``.
     """
 
     def __init__(
@@ -87,13 +102,15 @@ class Run:
         shape: Sequence[int] | None,
         rigid: str = "",
         records: list[Record] | None = None,
+        context: Context | None = None,
+        diagnose: bool = False,
     ) -> None:
         self.form, self.batch, self.doubled = form, batch, doubled
         self.records: list[Record] = [] if records is None else records
         self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
         self._rigid = rigid
-        self._denoiser = Denoiser(guider, batch)
+        self._denoiser = Denoiser(guider, batch, context, diagnose)
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
@@ -102,6 +119,7 @@ class Run:
     def evaluate(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer one call of the denoiser; ``forward`` is its own ``__call__``."""
         turn = self._turn or self._begin()
+        turn.forward = forward
         if self.form is None:
             self._expect(
                 turn, inputs, {self.batch, 2 * self.batch} if self.doubled else {self.batch}
@@ -121,8 +139,8 @@ class Run:
             return forward(*inputs.args, **inputs.kwargs)
         needed = sorted(
             {
-                self._offsets(self.form)[branch.condition] + row
-                for branch, images in turn.requests.items()
+                self._offsets(self.form)[_role(branch)] + row
+                for branch, images in self._denoiser.most(turn.requests).items()
                 for row in images
             }
         )
@@ -157,6 +175,7 @@ class Run:
                 f"{self._name} evaluated its denoiser without a step of its scheduler; this "
                 "pipeline cannot be guided"
             )
+        self._denoiser.finish()
         for found, allowed in self._errors:
             if not found <= allowed:
                 raise RuntimeError(self._changed(float(found)))
@@ -170,7 +189,7 @@ class Run:
         assert turn.value is not None
         sent = crop(torch.cat([turn.value] * (len(output) // self.batch)), output.shape[1:])
         found, allowed = error(form.sign * output, sent), tolerance(turn.value.dtype)
-        guided = NEGATIVE in turn.requests
+        guided = bool(turn.answers.images(NEGATIVE))
         if guided in self._checked:
             self._errors.append((found, allowed))
         elif not found <= allowed:
@@ -191,10 +210,12 @@ class Run:
                 "was set to; this pipeline cannot be guided"
             )
         step = self._steps[self._count]
-        self._turn = Turn(step, self._denoiser.plan(step))
-        if self._rigid and self.doubled:
-            rows = self._turn.requests.get(NEGATIVE, [])
-            if len(rows) < self.batch:
+        requests = self._denoiser.plan(step)
+        waiting = {branch: rows for branch, rows in requests.items() if rows}
+        self._turn = Turn(step, requests, waiting)
+        if self._rigid:
+            needed = [POSITIVE, NEGATIVE] if self.doubled else [POSITIVE]
+            if any(len(requests.get(branch, ())) < self.batch for branch in needed):
                 raise ValueError(f"{self._name}: {self._rigid}")
         return self._turn
 
@@ -220,8 +241,9 @@ class Run:
                 f"{self._name} called its denoiser again at step {turn.step.index} (layer-skipping "
                 "guidance of its own?); allowed is one call a step"
             )
-        self._ask(turn, forward, inputs, self._offsets(form), form)
-        value = self._combine(turn)
+        self._hold(turn, inputs, self._offsets(form))
+        self._ask(turn, forward, form)
+        value = self._combine(turn, form)
         return _rewrap(turn.calls[0][1], torch.cat([value, value]) if self.doubled else value)
 
     def _two_passes(self, turn: Turn, forward: Forward, inputs: Inputs, form: Form) -> Any:
@@ -233,65 +255,118 @@ class Run:
                 "allowed are two calls a step"
             )
         role = "positive" if (number == 0) == form.positive_first else "negative"
-        waiting = [b for b in turn.requests if b not in turn.answers]
-        if any(branch.condition == role for branch in waiting):
-            self._ask(turn, forward, inputs, {role: 0}, form)
-        else:  # nothing is needed of this one
-            turn.calls.append((inputs, turn.calls[0][1] if turn.calls else None))
-        if turn.guided is None and len(turn.answers) == len(turn.requests):
-            value = self._combine(turn)
-            turn.held = value if turn.held is None else turn.held.copy_(value)
-        elif turn.held is None:
-            turn.held = torch.zeros_like(inputs.x) if turn.whole is None else turn.whole
-        return _rewrap(turn.calls[-1][1], turn.held)
+        self._hold(turn, inputs, {role: 0})
+        self._ask(turn, forward, form)
+        if turn.calls[-1][1] is None and number:
+            turn.calls[-1] = (inputs, turn.calls[0][1])
+        if turn.guided is None and not turn.waiting and (turn.q is not None or number):
+            value = self._combine(turn, form)
+            turn.first = value if turn.first is None else turn.first.copy_(value)
+        elif turn.first is None:
+            turn.first = torch.zeros_like(inputs.x) if turn.whole is None else turn.whole
+        return _rewrap(turn.calls[-1][1], turn.first)
 
-    def _ask(
-        self, turn: Turn, forward: Forward, inputs: Inputs, first: dict[str, int], form: Form
-    ) -> None:
-        """Evaluate the branches whose condition these inputs hold, from the row ``first`` says.
+    def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
+        """A call of the denoiser, which has these prompts from these rows on."""
+        turn.calls.append((inputs, None))
+        turn.held |= {role: (inputs, row) for role, row in first.items()}
+
+    def _ask(self, turn: Turn, forward: Forward, form: Form) -> None:
+        """Evaluate all that is waiting for one of the prompts that are held, and what the guider
+        asks for on seeing the positive prediction.
 
         One forward for each network, of the rows asked for.
         """
-        branches = [branch for branch in turn.requests if branch.condition in first]
-        turn.calls.append((inputs, None))
-        for model in dict.fromkeys(branch.model for branch in branches):
-            mine = [branch for branch in branches if branch.model is model]
-            mine.sort(key=lambda branch: first[branch.condition])
-            chosen = [first[b.condition] + row for b in mine for row in turn.requests[b]]
-            part = inputs.take(chosen)
-            result = (model or forward)(*part.args, **part.kwargs)
+        followed = POSITIVE not in turn.waiting
+        while ready := [branch for branch in turn.waiting if _role(branch) in turn.held]:
+            for group in _forwards(ready, turn.held, self._denoiser.through_network):
+                self._forward(turn, forward, group, form)
+            if not followed and POSITIVE not in turn.waiting:
+                followed = True
+                assert turn.q is not None
+                for branch, rows in self._denoiser.follow(turn.q, turn.answers).items():
+                    turn.waiting[branch] = rows
+
+    def _forward(self, turn: Turn, forward: Forward, group: list[Branch], form: Form) -> None:
+        """One forward of a network for branches that can share it."""
+        inputs, _ = turn.held[_role(group[0])]
+        wanted = {branch: turn.waiting.pop(branch) for branch in group}
+        chosen = [turn.held[_role(b)][1] + row for b, rows in wanted.items() for row in rows]
+        at = turn.held["positive"][1] if "positive" in turn.held else 0
+        x = inputs.x[at : at + self.batch]
+        watched = group == [POSITIVE] and self._denoiser.through_network
+        part = self._told(turn, inputs.take(chosen), wanted, x)
+        leaf: Tensor | None = None
+        if watched:
+            leaf = x if x.requires_grad else leaf_of(x)
+            part = part.differentiable(leaf[wanted[POSITIVE]])
+        model, change = group[0].model, group[0].change
+        network = load_network(model, forward.args[0])
+        with differentiable(watched), changed(forward.args[0], change):
+            result = (forward if network is None else network)(*part.args, **part.kwargs)
             output = _output(result)
-            if model is None:
-                turn.calls[-1] = (inputs, result)
-            if turn.q is None:
-                self._shape = common_shape(self._shape, inputs.x.shape[1:], output.shape[1:])
-                at = first.get("positive", 0)
-                turn.q = Query(crop(inputs.x[at : at + self.batch], self._shape), turn.step)
-            start = 0
-            for branch in mine:
-                images = turn.requests[branch]
+        if model is None and change is None and turn.calls[-1][1] is None:
+            turn.calls[-1] = (turn.calls[-1][0], result)
+        if turn.q is None or watched:
+            self._shape = common_shape(self._shape, inputs.x.shape[1:], output.shape[1:])
+            watch = (
+                None if leaf is None else Watch(leaf, x.requires_grad and torch.is_grad_enabled())
+            )
+            with differentiable(watched):
+                turn.q = Query(crop(x if leaf is None else leaf, self._shape), turn.step, watch)
+        start = 0
+        for branch, images in wanted.items():
+            with differentiable(watched):
                 whole = output[start : start + len(images)]
                 if form.upcast:
                     whole = whole.float()
-                if branch == POSITIVE:
-                    turn.whole = whole
-                readout = self._readout(branch.prediction_type, turn.step, form)
-                x = turn.q.rows(images).x
-                turn.answers[branch] = Prediction(x, crop(whole, x.shape[1:]), readout)
-                start += len(images)
+                q = turn.q.rows(images)
+                mine = crop(whole, q.x.shape[1:])
+            if branch == POSITIVE:
+                turn.whole = whole.detach() if leaf is not None and leaf is not x else whole
+            readout = self._readout(branch.prediction_type, turn.step, form)
+            turn.answers.add({branch: images}, {branch: Prediction(q.x, mine, readout)})
+            start += len(images)
+
+    def _told(self, turn: Turn, part: Inputs, wanted: dict[Branch, list[int]], x: Tensor) -> Inputs:
+        """What the network is told for these branches, where that is not the pipeline's prompts."""
+        told: list[Any] = []
+        for branch, rows in wanted.items():
+            own = branch.condition if isinstance(branch.condition, Condition) else None
+            told += [None if own is None else own.arguments] * len(rows)
+        if any(one is not None for one in told):
+            part = part.told(told)
+        if self._denoiser.tells:
+            images = [row for rows in wanted.values() for row in rows]
+            mine = [
+                number
+                for number, branch in enumerate(b for b, rows in wanted.items() for _ in rows)
+                if branch.condition == "positive"
+            ]
+            if mine:
+                part = part.embedded(
+                    mine,
+                    lambda name, value: self._denoiser.tell(
+                        x, turn.step, name, value, [images[number] for number in mine]
+                    ),
+                )
+        return part
 
     def _readout(self, prediction_type: str, step: Step, form: Form) -> Readout:
         readout = readout_at(self._scheduler, step.level, prediction_type)
         return readout if prediction_type else Readout(readout.skip, form.sign * readout.gain)
 
-    def _combine(self, turn: Turn) -> Tensor:
+    def _combine(self, turn: Turn, form: Form) -> Tensor:
         """The guided prediction in the shape of the network's output, (B, ...)."""
-        assert turn.q is not None
-        assert turn.whole is not None
-        turn.guided = self._denoiser.combine(turn.q, turn.requests, turn.answers)
-        value = turn.guided.output
-        if value.shape != turn.whole.shape:
-            whole = turn.whole.clone()
+        if turn.q is None:  # no image was evaluated
+            inputs, at = turn.held["positive"]
+            x = inputs.x[at : at + self.batch]
+            turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
+        turn.guided = self._denoiser.combine(turn.q, turn.answers)
+        value, there = turn.guided.output, turn.answers.images(POSITIVE)
+        if turn.whole is not None and value.shape[1:] != turn.whole.shape[1:]:
+            whole = turn.whole.new_zeros((self.batch, *turn.whole.shape[1:]))
+            whole[there] = turn.whole
             crop(whole, value.shape[1:]).copy_(value)
             value = whole
         turn.value = value
@@ -327,19 +402,64 @@ class Run:
                 f"{self._name} does not combine its branches as u + s * (c - u) before it steps "
                 "its scheduler; this pipeline cannot be guided"
             )
-        calls, turn.calls = turn.calls, []
-        if self.doubled:  # both were evaluated, so both are counted
-            turn.requests[NEGATIVE] = list(range(self.batch))
         roles = ["positive", "negative"] if form.positive_first else ["negative", "positive"]
-        for (inputs, result), role in zip(calls, roles, strict=False):
+        own: dict[str, Tensor] = {}
+        for (inputs, result), role in zip(turn.calls, roles, strict=False):
             offsets = self._offsets(form) if passes == 1 else {role: 0}
-            self._ask(turn, lambda *_, r=result, **__: r, inputs, offsets, form)
-        value = form.sign * crop(self._combine(turn), output.shape[1:])
+            turn.held |= {name: (inputs, row) for name, row in offsets.items()}
+            whole = _output(result)
+            own |= {name: whole[row : row + self.batch] for name, row in offsets.items()}
+        self._take(turn, own, form)
+        assert turn.forward is not None
+        self._ask(turn, turn.forward, form)
+        value = form.sign * crop(self._combine(turn, form), output.shape[1:])
         if not (self.doubled and agree):
             self.form = form
         if self.doubled and not agree:
             self.learnt = form  # order, sign and passes: good for other runs too
         return torch.cat([value] * (len(output) // self.batch))
+
+    def _take(self, turn: Turn, own: dict[str, Tensor], form: Form) -> None:
+        """Use what was evaluated before anybody knew which rows are needed."""
+        inputs, at = turn.held["positive"]
+        x = inputs.x[at : at + self.batch]
+        self._shape = common_shape(self._shape, x.shape[1:], own["positive"].shape[1:])
+        turn.q = Query(crop(x, self._shape), turn.step)
+        everyone = list(range(self.batch))
+        for branch in (POSITIVE, NEGATIVE):
+            if (whole := own.get(_role(branch))) is None:
+                continue
+            rows = turn.requests.get(branch, [])
+            self._denoiser.also_evaluated([row for row in everyone if row not in rows])
+            if branch == POSITIVE and self._denoiser.through_network:
+                self._denoiser.also_evaluated(rows)  # once more, with gradients
+                continue
+            turn.waiting.pop(branch, None)
+            rows = rows if branch == POSITIVE else everyone
+            whole = take(whole.float() if form.upcast else whole, rows)
+            if branch == POSITIVE:
+                turn.whole = whole
+            q, readout = turn.q.rows(rows), self._readout("", turn.step, form)
+            mine = Prediction(q.x, crop(whole, q.x.shape[1:]), readout)
+            turn.answers.add({branch: rows}, {branch: mine})
+
+
+def _role(branch: Branch) -> str:
+    """Which of the pipeline's prompts a branch is evaluated from; others replace the positive."""
+    return branch.condition if isinstance(branch.condition, str) else "positive"
+
+
+def _forwards(
+    branches: Sequence[Branch], held: dict[str, tuple[Inputs, int]], apart: bool
+) -> list[list[Branch]]:
+    """Branches by the forward they can share: of one network, unchanged, from one call; the
+    positive one alone where it is ``apart``."""
+    groups: dict[Any, list[Branch]] = {}
+    for branch in branches:
+        inputs, _ = held[_role(branch)]
+        key = (branch.model, branch.change, id(inputs), apart and branch == POSITIVE)
+        groups.setdefault(key, []).append(branch)
+    return [sorted(group, key=lambda b: held[_role(b)][1]) for group in groups.values()]
 
 
 def common_shape(

@@ -56,6 +56,14 @@ def is_swapped(target: Any) -> bool:
     return MARK in vars(type(target))
 
 
+def class_of(target: Any) -> type:
+    """The class of an object as it is without ``swap``."""
+    kind = type(target)
+    while MARK in vars(kind):
+        kind = vars(kind)[MARK]
+    return kind
+
+
 def restore(target: Any) -> None:
     """Undo ``swap``."""
     if is_swapped(target):

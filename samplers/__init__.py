@@ -1,6 +1,11 @@
-"""Noise levels and clean images read from Diffusers schedulers."""
+"""Noise levels and clean images read from Diffusers schedulers; sampling loops of our own."""
 
+from typing import Any as _Any
+
+from .edm import EDM
 from .families import FAMILIES, REFUSED, Family
+from .mixture import Mixture
+from .networks import as_network
 from .noise_level import (
     Reading,
     clean_image,
@@ -13,8 +18,19 @@ from .noise_level import (
     why_refused,
 )
 from .readouts import READOUTS
+from .sample import Point, final, sample
 
 __all__ = [
-    "FAMILIES", "READOUTS", "REFUSED", "Family", "Reading", "clean_image", "is_supported",
-    "position", "read_level", "readout_at", "solver_stage", "steps_ahead", "why_refused",
+    "EDM", "EVODiffMultistepScheduler", "FAMILIES", "READOUTS", "REFUSED", "Family", "Mixture",
+    "Point", "Reading", "as_network", "clean_image", "final", "is_supported", "position",
+    "read_level", "readout_at", "sample", "solver_stage", "steps_ahead", "why_refused",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> _Any:
+    """What imports Diffusers, only where it is asked for."""
+    if name == "EVODiffMultistepScheduler":
+        from .evodiff import EVODiffMultistepScheduler
+
+        return EVODiffMultistepScheduler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,9 @@ the latents have that a denoiser is about to see, and how its output is turned i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -103,11 +105,27 @@ def steps_ahead(scheduler: Any, timestep: Tensor | float, count: int | None = No
     times = _times(scheduler)
     if family.open_end(scheduler):
         times = times[:-1]
-    times = times[first:][:count]
-    levels = [family.level(scheduler, first + i, t) for i, t in enumerate(times)]
-    return [
-        Step(i, len(levels), solver_stage(scheduler, i), level) for i, level in enumerate(levels)
+    total = len(times[first:][:count])
+    levels: list[Level | None] = [
+        family.level(scheduler, first + i, t) for i, t in enumerate(times[first:][: total + 1])
     ]
+    if len(levels) == total:
+        levels.append(_end(scheduler, family, len(times)))
+    return [
+        Step(i, total, solver_stage(scheduler, i), level, after)
+        for i, (level, after) in enumerate(pairwise(levels))
+        if level is not None
+    ]
+
+
+def _end(scheduler: Any, family: Family, index: int) -> Level | None:
+    """The level that the last step leads to; ``None`` is the clean image."""
+    if hasattr(scheduler, "final_alpha_cumprod"):
+        alpha2 = float(scheduler.final_alpha_cumprod)
+        return Level(math.sqrt(alpha2), math.sqrt(1 - alpha2))
+    if not family.by_time and len(getattr(scheduler, "sigmas", ())) == index + 1:
+        return family.level(scheduler, index, 0.0)
+    return None
 
 
 def position(scheduler: Any, timestep: Tensor | float) -> int:

@@ -19,6 +19,7 @@ from guiders import (
     TCFG,
     Adaptive,
     CFGZeroStar,
+    Guider,
     Interval,
     Linear,
     MagnitudeAware,
@@ -26,8 +27,7 @@ from guiders import (
     WeakModel,
     guided,
 )
-from guiders.guidance import POSITIVE, Denoiser, Prediction, Query
-from guiders.pipelines.run import NEGATIVE
+from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Prediction, Query
 from guiders.pipelines.swap import restore, swap
 from guiders.samplers import read_level
 from known import step
@@ -418,9 +418,16 @@ def test_a_weak_model_of_another_parameterisation():
     assert error(attached(pipe, other)[0], plain) > 0.1
 
 
-def test_a_weak_model_is_a_network_and_is_not_stored():
-    with pytest.raises(ValueError, match="model is 'xs'"):
-        WeakModel("xs")
+def test_a_weak_model_is_a_network_or_the_name_of_one():
+    with pytest.raises(ValueError, match="model is 7"):
+        WeakModel(7)
+    named = CFG(2, reference=WeakModel("emoji-weak"))
+    assert Guider.from_dict(named.to_dict()) == named
+    with (
+        guided(tiny.sd(), CFG(2, reference=WeakModel("nowhere")), quiet=True) as run,
+        pytest.raises(ValueError, match=r"model is 'nowhere'; allowed is emoji-weak, a folder"),
+    ):
+        tiny.run(run._pipe)
     with pytest.raises(ValueError, match="not stored as JSON"):
         CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
 

@@ -1,0 +1,86 @@
+"""What a guider says of each evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .types import Prediction, Step, cosine, dot
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The two predictions D_c and D_u of one evaluation, for each image, whatever the guider used.
+
+    Attributes:
+        cosine: of D_c and D_u.
+        cosine_eps: of the noise that they imply.
+        parallel: the signed share of the gap D_c - D_u that lies along D_c: their cosine.
+        gap: the root mean square over elements of D_c - D_u.
+        norm_ratio: ``|D_c| / |D_u|``.
+        effective_scale: the scale at which CFG would go as far along the gap as the guider did,
+            ``<G - D_u, D_c - D_u> / |D_c - D_u|^2`` (arXiv:2602.22570); 1 where it did not guide.
+    """
+
+    _values: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def of(cls, step: Step, c: Prediction, u: Prediction, guided: Tensor) -> Diagnosis:
+        """Of two predictions and the guided output, all (B, ...)."""
+        gap, positive = c.minus(u).detach(), c.x0.detach()
+        change = Prediction(c.x, guided, c.readout).minus(c).detach()
+        length = dot(gap, gap)
+        tiny = torch.finfo(length.dtype).tiny
+        norms = [dot(d, d).sqrt() for d in (positive, u.x0.detach())]
+        noise = math.isfinite(step.sigma) and step.level.sigma > 0
+        return cls(
+            {
+                "cosine": cosine(positive, u.x0.detach()),
+                "cosine_eps": cosine(c.eps(step.level).detach(), u.eps(step.level).detach())
+                if noise
+                else torch.full_like(length, math.nan),
+                "parallel": cosine(gap, positive),
+                "gap": (length / gap[0].numel()).sqrt(),
+                "norm_ratio": norms[0] / norms[1].clamp_min(tiny),
+                "effective_scale": 1 + dot(change, gap) / length.clamp_min(tiny),
+            }
+        )
+
+    def __getattr__(self, name: str) -> list[float]:
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(f"Diagnosis has no {name!r}")
+        return self._values[name].tolist()
+
+
+@dataclass
+class Record:
+    """What happened at one evaluation.
+
+    Attributes:
+        index, stage, sigma: where, see ``Step``.
+        scales: for each image, the scale of each term of its guider.
+        evaluations: for each image, the network evaluations it was given.
+        diagnosis: of both predictions, where it was asked for.
+    """
+
+    index: int
+    stage: int
+    sigma: float
+    scales: list[tuple[float, ...]]
+    evaluations: list[int]
+    _cosine: Tensor = field(repr=False)
+    _guided: list[bool] = field(repr=False)
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def cosine(self) -> list[float]:
+        """For each image the cosine of both predictions in x0; nan where it was not guided."""
+        return self._cosine.tolist()
+
+    @property
+    def skipped(self) -> list[int]:
+        """The images that were not guided."""
+        return [image for image, guided in enumerate(self._guided) if not guided]

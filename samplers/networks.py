@@ -1,0 +1,72 @@
+"""Denoisers in the form that guiders ask: a ``Network`` that answers for several branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..guidance import Branch, Condition, Network, Prediction, Query, Readout
+from ..guidance.denoiser import Requests
+from ..guidance.types import take
+
+Plain = Callable[..., Tensor]
+"""``(x, sigma) -> x0``, or ``(x, sigma, condition) -> x0``: x, x0 (B, ...) with
+``x = x0 + sigma * noise``, sigma a number, the condition one row for each image."""
+
+CLEAN = Readout(0.0, 1.0)  # the output is x0
+TOP = 1e4  # the sigma at which pure noise is asked about, where x0 is the mean of the data
+
+
+def as_network(
+    denoise: Plain, positive: Tensor | None = None, negative: Tensor | None = None
+) -> Network:
+    """A ``Network`` of plain functions.
+
+    Args:
+        denoise: ``(x, sigma)``, or ``(x, sigma, condition)`` where a condition is given.
+        positive: the condition of each image, (B, ...), such as class labels.
+        negative: the condition of the negative branch, such as the label for nothing.
+
+    A ``Condition`` of a context has for ``arguments`` a condition of one row. A branch of another
+    model, such as ``WeakModel(weak)``, calls ``weak`` in the same way.
+    """
+    conditions = {"positive": positive, "negative": negative}
+
+    def network(q: Query, requests: Requests) -> Mapping[Branch, Prediction]:
+        answers = {}
+        for branch, rows in requests.items():
+            if branch.change is not None:
+                raise ValueError(
+                    f"as_network: the guider asks for {branch}; allowed are references that leave "
+                    "the network as it is"
+                )
+            seen = q.rows(rows)
+            if isinstance(branch.condition, Condition):
+                condition = branch.condition.arguments.expand(
+                    len(rows), *branch.condition.arguments.shape[1:]
+                )
+            else:
+                whole = conditions[branch.condition]
+                condition = None if whole is None else take(whole, rows)
+            if branch.condition == "negative" and condition is None:
+                raise ValueError(
+                    "as_network: negative is None; allowed for a guider that asks for the negative "
+                    "branch is the condition of each image"
+                )
+            function: Any = denoise if branch.model is None else branch.model
+            given = () if condition is None else (condition,)
+            answers[branch] = Prediction(
+                seen.x, function(*in_edm(seen), *given).to(seen.x.dtype), CLEAN
+            )
+        return answers
+
+    return network
+
+
+def in_edm(q: Query) -> tuple[Tensor, float]:
+    """``(x, sigma)`` on EDM's scale, ``x = x0 + sigma * noise``, of what a network sees."""
+    level = q.step.level
+    alpha = max(level.alpha, level.sigma / TOP)
+    return q.x / alpha, level.sigma / alpha
