@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..guidance import CFG, Constant, Guider
+from ..guidance import CFG, Constant, Gate, Guider, Scale
 from .bootstrap import Estimate
 from .evaluation import evaluate
 from .figures import Figure
@@ -148,12 +148,12 @@ def compare(
 
 
 def cells_of(methods: Sequence[Method], scales: Sequence[float], out: Path) -> list[Cell]:
-    """Every method at every scale; at scale 1 all are the same, which is drawn once."""
+    """Every method at every scale; where none acts, all are the same."""
     cells: list[Cell] = []
     for method in methods:
         for scale in [method.fixed] if method.fixed is not None else scales:
             guider = method.at(scale)
-            if all(term.when == Constant(1) for term in guider.terms) and not guider.posts:
+            if all(_number(term.when) == term.off for term in guider.terms) and not guider.posts:
                 guider = CFG(1)
             cells.append(Cell(method.label, scale, guider, folder_of(out, guider)))
     first = methods[0].label
@@ -169,6 +169,13 @@ def folder_of(out: Path, guider: Guider) -> Path:
     text = json.dumps(guider.to_dict(), sort_keys=True)
     slug = re.sub(r"[^a-z0-9.]+", "-", str(guider).lower()).strip("-")[:40]
     return out / "runs" / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _number(scale: Scale) -> float | None:
+    """The one number of a scale, within its gates; ``None`` where it has none."""
+    while isinstance(scale, Gate):
+        scale = scale.scale
+    return scale.scale if isinstance(scale, Constant) else None
 
 
 def _is_plain(guider: Guider) -> bool:

@@ -56,7 +56,7 @@ th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid va
 th { font-weight: 600; color: var(--faint); font-size: 13px; vertical-align: bottom;
   white-space: normal; min-width: 84px; }
 th:first-child, td:first-child { text-align: left; }
-td small { display: block; color: var(--faint); font-size: 11px; }
+td small { display: block; color: var(--faint); font-size: 11px; font-weight: 400; }
 td.best { color: var(--good); font-weight: 600; }
 tr.first td { border-top: 2px solid var(--edge); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px; }
@@ -70,7 +70,7 @@ figure svg { display: block; width: 100%; height: auto; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .band { stroke: none; opacity: .16; }
 SERIES
-.strip td { padding: 3px 4px 3px 0; border: 0; text-align: center; }
+.strip td { padding: 3px 4px 3px 0; border: 0; text-align: center; vertical-align: middle; }
 .strip td:first-child { padding-right: 12px; text-align: right; color: var(--faint); }
 .strip th { min-width: 0; width: 68px; font-size: 11px; font-weight: 400; line-height: 1.2;
   padding: 0 4px 4px 0; text-align: center; border: 0; }
@@ -258,4 +258,5 @@ def _image(path: Path, text: str) -> str:
     data = io.BytesIO()
     picture.save(data, "PNG", optimize=True)
     encoded = base64.b64encode(data.getvalue()).decode()
-    return f'<img{kind} src="data:image/png;base64,{encoded}" alt="{_safe(text)}" title="{_safe(text)}">'
+    words = f'alt="{_safe(text)}" title="{_safe(text)}"'
+    return f'<img{kind} {words} src="data:image/png;base64,{encoded}">'

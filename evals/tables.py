@@ -20,7 +20,7 @@ def shown(one: Wanted, estimate: Estimate, sign: bool = False) -> str:
     """``4.61 (4.20 to 5.03)``; with ``sign`` a plus before what is positive."""
     digits, plus = one.metric.digits, "+" if sign else ""
     text = f"{estimate.value:{plus}.{digits}f}"
-    if math.isnan(estimate.low):
+    if math.isnan(estimate.low) or estimate.low == estimate.high:
         return text
     return f"{text} ({estimate.low:{plus}.{digits}f} to {estimate.high:{plus}.{digits}f})"
 
