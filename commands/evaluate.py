@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..evals.manifest import Request, model_facts, read_manifest
 from ..evals.metrics import ALIASES, METRICS, parse_metrics
 from ..evals.plan import Plan
 from ..evals.processes import Processes
+from ..evals.tables import shown
 from ..guidance import Guider
 from .flags import guider_from
 from .settings import add_guider, add_settings, make_folder, pipeline_of, settings_of
@@ -148,13 +148,9 @@ def table(
     for one in parse_metrics(request.metrics, request.model):
         if one.key not in found:
             continue
-        value, low, high = found[one.key].estimate
-        digits = one.metric.digits
-        text = f"{one.title:32} {value:.{digits}f}"
-        if not math.isnan(low):
-            text += f"  ({low:.{digits}f} to {high:.{digits}f})"
+        text = f"{one.title:44} {shown(one, found[one.key].estimate)}"
         if before and one.key in before["figures"]:
             old = before["figures"][one.key]["value"]
-            text += "  as before" if old == value else f"  before {old:.{digits}f}"
+            text += "  as before" if old == value else f"  before {old:.{one.metric.digits}f}"
         lines.append(text)
     return "\n".join(lines)

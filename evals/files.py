@@ -88,6 +88,8 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as picture:
+            picture.verify()  # a PNG is decoded without its last chunks, too
+        with Image.open(path) as picture:
             return picture.convert("RGB")
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise ValueError(f"picture {path} cannot be read ({error})") from None

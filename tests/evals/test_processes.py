@@ -15,7 +15,7 @@ from guiders.commands import main
 
 def arguments(folder, out):
     return [
-        "evaluate", "--model", str(folder), "--prompts", "emoji", "--num-images", "22",
+        "evaluate", "--model", str(folder), "--prompts", "geneval", "--num-images", "22",
         "--batch-size", "3", "--num-inference-steps", "8", "--threads", "1",
         "--metrics", "fd:emoji-clip,saturation,nfe", "--reference", "train",
         "--device", "cpu", "--out", str(out),
