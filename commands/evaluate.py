@@ -151,6 +151,10 @@ def table(
         text = f"{one.title:44} {shown(one, found[one.key].estimate)}"
         if before and one.key in before["figures"]:
             old = before["figures"][one.key]["value"]
-            text += "  as before" if old == value else f"  before {old:.{one.metric.digits}f}"
+            text += (
+                "  as before"
+                if old == found[one.key].value
+                else f"  before {old:.{one.metric.digits}f}"
+            )
         lines.append(text)
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A page opened by headless Chromium, without a network: what it shows and what is wrong with it."""
+"""A page in headless Chromium, without a network: what it shows and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,11 @@ import numpy as np
 from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--disable-dev-shm-usage",
-] + ["--host-resolver-rules=MAP * ~NOTFOUND"]
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--no-first-run", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND",
+)  # fmt: skip
 PROBE = """<script>
 const found = {errors: [], broken: [], fetched: []};
 addEventListener("error", e => found.errors.push(String(e.message || e.target.src)), true);
@@ -52,7 +46,7 @@ def run(profile: Path, *arguments: str) -> str:
 
 
 def inspect(page: Path, folder: Path) -> dict[str, Any]:
-    """What a script that is added to a copy of the page finds: broken pictures, errors, requests."""
+    """What a script added to a copy of the page finds: broken pictures, errors, requests."""
     copy = folder / "probed.html"
     copy.write_text(page.read_text().replace("<head>", "<head>" + PROBE, 1))
     dom = run(folder / "profile", "--window-size=1200,900", "--dump-dom", copy.as_uri())
