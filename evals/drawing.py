@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import resource
 import sys
@@ -122,13 +123,21 @@ class Drawing:
 
 
 class Gallery:
-    """Pictures that somebody else has drawn: all those in a folder, by name."""
+    """Pictures that somebody else has drawn: all those in a folder, by name.
+
+    Attributes:
+        digest: SHA-256 of their names and sizes, 16 digits of it.
+    """
 
     keep = True
 
     def __init__(self, folder: Path, count: int = 0, batch_size: int = 32) -> None:
         files = find_pictures(folder)
+        if count > len(files):
+            raise ValueError(f"{folder} holds {len(files)} pictures; needed are {count}")
         self._files = files[: count or len(files)]
+        names = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size}" for p in self._files)
+        self.digest = hashlib.sha256(names.encode()).hexdigest()[:16]
         self.count, self.batch_size = len(self._files), batch_size
         self.batches = math.ceil(self.count / batch_size)
         self.folder, self.drawn, self.evaluated, self.seconds = folder, 0, 0, 0.0

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .drawing import Drawing, Gallery
 from .figures import Figure
-from .files import sweep
+from .files import claim, sweep
 from .manifest import Request, model_facts, write_manifest
 from .measure import Judges, measure
-from .metrics import Wanted, parse_metrics
+from .metrics import NEIGHBOURS, Wanted, hits, parse_metrics, scores
 from .processes import Processes
 from .prompts import Prompts, load_prompts
 
@@ -49,6 +51,7 @@ def evaluate(
     prompts = prompts_of(request)
     _check(request, wanted, prompts)
     judges = judges or Judges.load(wanted, request.reference, processes)
+    _check_networks(wanted, judges, prompts)
     source: Drawing | Gallery
     if request.plan is not None and load is not None:
         model = model or model_facts(load())
@@ -61,12 +64,12 @@ def evaluate(
         source = Drawing(request.plan, prompts, request.count, out, load, request.keep)
     else:
         source = Gallery(Path(request.pictures), request.count)
-    baseline = Gallery(pictures_in(request.baseline)) if request.baseline else None
-    if baseline is not None and baseline.count < source.count:
-        raise ValueError(
-            f"baseline is {request.baseline!r}, of {baseline.count} pictures; needed are "
-            f"{source.count}"
-        )
+        if processes.first:
+            claim(out, {"pictures": request.pictures, "pictures_sha256": source.digest})
+        processes.wait()
+    baseline = None
+    if request.baseline:
+        baseline = Gallery(pictures_in(request.baseline), source.count)
     found = measure(
         source, wanted, judges, out, prompts, baseline, processes, request.bootstrap,
         request.neighbours, title or out.name,
@@ -97,5 +100,22 @@ def _check(request: Request, wanted: Sequence[Wanted], prompts: Prompts | None) 
             raise ValueError(f"metrics has {one.key!r}; allowed where pictures are drawn")
         if family in ("score", "class") and prompts is None:
             raise ValueError(f"metrics has {one.key!r}; allowed with the prompts of the pictures")
+        if one.name in NEIGHBOURS and 0 < request.count <= request.neighbours:
+            raise ValueError(
+                f"neighbours is {request.neighbours}, for {request.count} pictures; allowed is "
+                "less than there are"
+            )
         if family == "similarity" and not request.baseline:
             raise ValueError(f"metrics has {one.key!r}; allowed with a baseline of the same seeds")
+
+
+def _check_networks(wanted: Sequence[Wanted], judges: Judges, prompts: Prompts | None) -> None:
+    """Can the networks of scores and classes say what they are asked?"""
+    for one in wanted:
+        if prompts is None or one.metric.family not in ("score", "class"):
+            continue
+        network, nothing = judges.networks[one.network], torch.zeros(1, 1)
+        if one.metric.family == "class":
+            hits(nothing.expand(len(prompts), 1), network, prompts.labels)
+        elif network.read is None:
+            scores(nothing, network, prompts.texts[:1])

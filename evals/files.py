@@ -56,6 +56,25 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read ({error})") from None
 
 
+def claim(folder: Path, facts: dict[str, Any]) -> None:
+    """Make ``folder`` that of these facts, or see that it is.
+
+    Raises:
+        ValueError: it is that of others.
+    """
+    path = folder / "plan.json"
+    if not path.exists():
+        return write_json(path, facts)
+    there = read_json(path)
+    for name in facts | there:
+        if there.get(name) != facts.get(name):
+            raise ValueError(
+                f"out is {str(folder)!r}, where {name} is {there.get(name)!r}, and not "
+                f"{facts.get(name)!r}; allowed is another folder, or the same settings"
+            )
+    return None
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     write(path, lambda file: np.savez(file, rows=array))
 

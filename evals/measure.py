@@ -91,7 +91,7 @@ def measure(
     judges: Judges,
     out: Path,
     prompts: Prompts | None = None,
-    baseline: Drawing | Gallery | None = None,
+    baseline: Gallery | None = None,
     processes: Processes | None = None,
     samples: int | None = None,
     k: int = 3,
@@ -146,9 +146,7 @@ def measure(
     return _figures(source, wanted, judges, whole, moments, prompts, baseline, samples, k)
 
 
-def _probes(
-    wanted: Sequence[Wanted], judges: Judges, baseline: Drawing | Gallery | None
-) -> dict[str, Probe]:
+def _probes(wanted: Sequence[Wanted], judges: Judges, baseline: Gallery | None) -> dict[str, Probe]:
     """By the name under which figures ask for the rows."""
     probes: dict[str, Probe] = {}
     for one in wanted:
@@ -157,7 +155,7 @@ def _probes(
         elif one.network:
             probes[one.network] = network_probe(judges.networks[one.network])
         elif one.metric.family == "similarity" and baseline is not None:
-            probes[one.name] = similarity_probe(one.name, baseline.picture, str(baseline.folder))
+            probes[one.name] = similarity_probe(one.name, baseline.picture, baseline.digest)
     return probes
 
 

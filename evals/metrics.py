@@ -6,7 +6,6 @@ metric turns the rows of all pictures into a figure.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -166,19 +165,18 @@ def network_probe(network: Network) -> Probe:
     )
 
 
-def similarity_probe(name: str, other: Callable[[int], Any], mark: str) -> Probe:
+def similarity_probe(name: str, other: Callable[[int], Any], digest: str) -> Probe:
     """(N, 1), to the picture of the same number in a baseline.
 
     Args:
-        mark: what tells one baseline from another.
+        digest: of the baseline, which tells one from another.
     """
-    digest = hashlib.sha256(mark.encode()).hexdigest()[:8]
     figure = SIMILARITIES[name]
 
     def rows(pictures: Sequence[Any], numbers: Sequence[int]) -> np.ndarray:
         return figure(pictures, [other(number) for number in numbers])[:, None]
 
-    return Probe(f"{name}-{digest}", rows)
+    return Probe(f"{name}-{digest[:8]}", rows)
 
 
 def scores(features: Tensor, network: Network, texts: Sequence[str]) -> np.ndarray:

@@ -14,10 +14,8 @@ import torch
 
 from ..guidance import CFG, Constant, Guider, Negative
 from ..pipelines.generate import Settings
-from .files import read_json, write_json
+from .files import claim
 from .prompts import Prompts
-
-FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -80,21 +78,8 @@ class Plan:
         Raises:
             ValueError: it holds the pictures of another plan.
         """
-        mine = {**_flat(self.to_dict()), **digests}
-        if (folder / FILE).exists():
-            theirs = read_json(folder / FILE)
-            for name in mine:
-                if theirs.get(name) != mine[name]:
-                    raise ValueError(
-                        f"out is {str(folder)!r}, where {name} is {theirs.get(name)!r}, and not "
-                        f"{mine[name]!r}; allowed is another folder, or the same settings"
-                    )
-        else:
-            write_json(folder / FILE, mine)
-
-
-def _flat(data: dict[str, Any]) -> dict[str, Any]:
-    return data["settings"] | {k: v for k, v in data.items() if k != "settings"}
+        data = self.to_dict()
+        claim(folder, data.pop("settings") | data | digests)
 
 
 def exact_scale(guider: Guider) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -25,6 +26,7 @@ class Processes:
 
             cpu = device == "cpu" or not torch.cuda.is_available()
             state = PartialState(cpu=cpu)
+            atexit.register(state.destroy_process_group)
             self.count, self.rank = state.num_processes, state.process_index
             self.device = device or str(state.device)
 

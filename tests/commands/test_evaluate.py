@@ -42,7 +42,7 @@ def test_the_same_seeds_as_a_baseline(evaluate, tmp_path, capsys):
     assert evaluate("--guider", "none", *more, out="other") == 0
     assert "100.00" not in capsys.readouterr().out
     assert evaluate("--num-images", 9, *more, out="longer") == 2
-    assert "of 5 pictures; needed are 9" in capsys.readouterr().err
+    assert "holds 5 pictures; needed are 9" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures(tmp_path, capsys):
@@ -50,12 +50,15 @@ def test_a_folder_of_pictures(tmp_path, capsys):
         array = np.full((8, 8 + number, 3), level, np.uint8)
         array[..., 0] = 250
         Image.fromarray(array).save(tmp_path / f"{number}.png")
-    command = ["evaluate", "--pictures", str(tmp_path), "--out", str(tmp_path / "out")]
+    command = ["evaluate", "--pictures", str(tmp_path), "--out", str(tmp_path.parent / "out")]
     assert main(command) == 0
     assert capsys.readouterr().out.split()[:2] == ["saturation", "0.400"]
+    assert main([*command, "--num-images", "3"]) == 2
+    assert "holds 2 pictures; needed are 3" in capsys.readouterr().err
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
-    assert main([*command, "--metrics", "contrast", "--num-images", "0"]) == 0  # rows are kept
-    assert main([*command[:-1], str(tmp_path / "new")]) == 2
+    assert main(command) == 2
+    assert "pictures_sha256" in capsys.readouterr().err  # other pictures, another folder
+    assert main([*command[:-1], str(tmp_path.parent / "new")]) == 2
     assert f"picture {tmp_path / '1.png'} cannot be read" in capsys.readouterr().err
 
 
@@ -85,7 +88,7 @@ def test_another_guider_in_the_same_folder_is_refused_and_nothing_is_lost(
         (["--bootstrap", "-1"], ["bootstrap", "-1"]),
         (["--neighbours", "0"], ["neighbours", "0"]),
         (["--neighbours", "9", "--metrics", "recall:emoji-clip", "--reference", "train"],
-         ["k is 9", "5 pictures"]),
+         ["neighbours is 9", "5 pictures"]),
         (["--prompts", "nowhere"], ["prompts", "nowhere", "geneval"]),
         (["--prompts", ""], ["prompts is missing"]),
         (["--guider", "cfh"], ["guider", "cfh"]),
