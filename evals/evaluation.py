@@ -20,7 +20,7 @@ from .prompts import Prompts, load_prompts
 
 def evaluate(
     request: Request,
-    out: Path,
+    out: str | Path,
     load: Callable[[], Any] | None = None,
     processes: Processes | None = None,
     *,
@@ -46,7 +46,7 @@ def evaluate(
         ValueError: something is not allowed, cannot be read, or the folder is another run's.
         OSError: the disk is full; what was made before is kept.
     """
-    processes = processes or Processes()
+    out, processes = Path(out), processes or Processes()
     wanted = parse_metrics(request.metrics, request.model)
     prompts = prompts_of(request)
     _check(request, wanted, prompts)

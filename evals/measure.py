@@ -18,6 +18,7 @@ from .drawing import Drawing, Gallery
 from .figures import Figure
 from .files import read_array, write_array
 from .frechet import Streamed, frechet_distance
+from .manifolds import neighbours
 from .metrics import (
     COLOURS,
     KERNELS,
@@ -30,7 +31,6 @@ from .metrics import (
     scores,
     similarity_probe,
 )
-from .neighbours import neighbours
 from .networks import Network, load_network
 from .plan import exact_scale
 from .processes import Processes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from guiders.evals import Moments, Streamed, figures, frechet_distance
 from guiders.evals.kernel import cmmd, gaussian, kid, polynomial
-from guiders.evals.neighbours import neighbours
+from guiders.evals.manifolds import neighbours
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prdc import compute_prdc
@@ -84,7 +84,7 @@ def test_neighbours_are_those_of_prdc(n, m, k):
 
 
 def test_neighbours_by_their_definition_in_several_chunks(monkeypatch):
-    monkeypatch.setattr("guiders.evals.neighbours.CHUNK", 17)
+    monkeypatch.setattr("guiders.evals.manifolds.CHUNK", 17)
     real, drawn = sample(70, 6, 2), sample(50, 6, 3, shift=0.4)
     k = 3
     own = np.sort(np.linalg.norm(real[:, None] - real, axis=2), axis=1)[:, k]
