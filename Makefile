@@ -6,7 +6,7 @@ PACKAGES = guidance samplers pipelines evals commands models
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint browser support clean
+.PHONY: demo test lint browser support methods clean
 
 demo: $(VENV)/ready
 	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
@@ -42,6 +42,10 @@ browser:
 support: $(VENV)/ready
 	$(BIN)/python -m pytest tests/pipelines/test_every_pipeline.py tests/samplers/test_every_scheduler.py \
 	  --support docs/support.md
+
+# The table of methods, from the code.
+methods: $(VENV)/ready
+	$(BIN)/python docs/methods.py
 
 clean:
 	rm -rf build dist out *.egg-info

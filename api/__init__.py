@@ -6,13 +6,23 @@ from typing import Any as _Any
 from . import models
 from .guidance import (
     APG,
+    CADS,
     CFG,
+    FDG,
     TCFG,
     Adaptive,
+    CFGPlusPlus,
+    CFGPlusPlus2M,
     CFGZeroStar,
+    ClassifierGuidance,
+    Condition,
+    Confusion,
     Constant,
+    Context,
     Cosine,
     Custom,
+    DynamicThreshold,
+    EnergyPreserving,
     Guider,
     Interval,
     KeepNorm,
@@ -20,22 +30,30 @@ from .guidance import (
     MagnitudeAware,
     Negative,
     PerImage,
+    Reference,
     Rescale,
+    RewardGuidance,
     Scale,
+    Stale,
+    StepAG,
     Sum,
+    Term,
     WeakModel,
+    ZeroInit,
 )
 from .pipelines import Attachment, Call, guided
-from .samplers import EDM, as_network, clean_image, final, read_level, sample
+from .samplers import EDM, SADA, as_network, clean_image, final, read_level, sample
 
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CFG", "EDM", "TCFG", "Adaptive", "Attachment", "CFGZeroStar", "Call", "Constant",
-    "Cosine", "Custom", "DiffusersRule", "EVODiffMultistepScheduler", "Guider", "Interval",
-    "KeepNorm", "Linear", "MagnitudeAware", "Negative", "PerImage", "Rescale", "Scale", "Sum",
-    "WeakModel", "__version__", "as_network", "clean_image", "final", "guided", "models",
-    "read_level", "sample", "to_diffusers",
+    "APG", "CADS", "CFG", "EDM", "FDG", "SADA", "TCFG", "Adaptive", "Attachment", "CFGPlusPlus",
+    "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition", "Confusion",
+    "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
+    "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
+    "MagnitudeAware", "Negative", "PerImage", "Reference", "Rescale", "RewardGuidance", "Scale",
+    "Stale", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network",
+    "clean_image", "final", "guided", "models", "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 
 

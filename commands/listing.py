@@ -7,7 +7,15 @@ from typing import Any
 
 from .. import models
 from ..pipelines.generate import SCHEDULERS
-from ..pipelines.parse import arguments_of, gate_names, post_names, term_names
+from ..pipelines.parse import (
+    arguments_of,
+    gate_names,
+    post_names,
+    reference_names,
+    schedule_names,
+    term_names,
+)
+from ..pipelines.rewards import NAMES
 
 
 def add(commands: Any) -> None:
@@ -23,12 +31,15 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {name}: {text}")
     for title, kinds in (
         ("guiders", term_names()),
-        ("when", gate_names()),
-        ("after", post_names()),
+        ("references, as in cfg(2, reference=NAME(...))", reference_names()),
+        ("schedules, as in cfg(NAME(...))", schedule_names()),
+        ("when, as in cfg+NAME(...)", gate_names()),
+        ("before and after, as in cfg+NAME(...)", post_names()),
     ):
         print(title)
         for name, kind in kinds.items():
             print(
                 f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}"
             )
+    print(f"rewards\n  {', '.join(NAMES)}, module:function")
     print(f"schedulers\n  {', '.join(SCHEDULERS)}")

@@ -1,12 +1,20 @@
 """The mathematics of guidance: torch only, no pipeline, no I/O beyond JSON."""
 
+from .adaptive import Adaptive, Stale
 from .answers import Answers
 from .apg import APG
+from .cads import CADS
 from .cfg import CFG
+from .cfg_pp import CFGPlusPlus
+from .cfg_pp_2m import CFGPlusPlus2M
 from .cfg_zero import CFGZeroStar
 from .config import Config
 from .context import Condition, Context
 from .denoiser import Denoiser, Guided, Network, foresee
+from .fdg import FDG
+from .gates import Gate, Interval, StepAG
+from .gfcg import Confusion
+from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
 from .magnitude import MagnitudeAware
@@ -22,15 +30,19 @@ from .reference import (
     WeakModel,
 )
 from .rescale import Rescale
-from .scale import Adaptive, Constant, Cosine, Custom, Gate, Interval, Linear, PerImage, Scale
+from .scale import Constant, Cosine, Custom, Linear, PerImage, Scale
 from .tcfg import TCFG
+from .thresholding import DynamicThreshold, EnergyPreserving
 from .types import Level, Prediction, Query, Readout, Step
+from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CFG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
-    "CFGZeroStar", "Condition", "Config", "Constant", "Context", "Cosine", "Custom", "Denoiser",
-    "Diagnosis", "Follow", "Gate", "Gradient", "Guided", "Guider", "Interval", "KeepNorm",
-    "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation",
-    "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference", "Rescale",
-    "Scale", "Step", "Sum", "Term", "WeakModel", "foresee",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
+    "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
+    "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
+    "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
+    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage",
+    "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference",
+    "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel",
+    "ZeroInit", "foresee",
 ]  # fmt: skip

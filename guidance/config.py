@@ -55,7 +55,8 @@ class Config:
     """
 
     registry: ClassVar[dict[str, type[Config]]] = {}
-    runs_code: ClassVar[bool] = False  # does making it from JSON import what the JSON names?
+    formula: ClassVar[str] = ""  # in a line, for the table of methods
+    works_on: ClassVar[str] = ""  # what it is about: "x0", the network's "output", "any"
 
     def __init_subclass__(cls) -> None:
         known = Config.registry.get(cls.__name__)
@@ -65,6 +66,11 @@ class Config:
                 f"{known.__module__}; allowed is another name, by which JSON tells them apart"
             )
         Config.registry[cls.__name__] = cls
+
+    @classmethod
+    def runs_code(cls, settings: dict[str, Any]) -> bool:
+        """Does making it from JSON, or using it, import what these settings name?"""
+        return False
 
     def __post_init__(self) -> None:
         for field in fields_of(self):
@@ -163,8 +169,8 @@ def _decode(value: Any, functions: bool) -> Any:
     if kind is None or not dataclasses.is_dataclass(kind):
         known = sorted(name for name, c in Config.registry.items() if dataclasses.is_dataclass(c))
         raise reject("JSON", "type", name, "one of " + ", ".join(known))
-    if kind.runs_code and not functions:
-        settings = {key: item for key, item in value.items() if key != "type"}
+    settings = {key: item for key, item in value.items() if key != "type"}
+    if kind.runs_code(settings) and not functions:
         raise reject("JSON", str(name), settings, "only with functions=True, which runs it")
     settings = {key: _decode(item, functions) for key, item in value.items() if key != "type"}
     return build(kind, settings)

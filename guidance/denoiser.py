@@ -68,6 +68,11 @@ class _Slot:
         off = self.term.off
         return [i for i, scale in enumerate(self.scales) if scale != off and self.gains[i] != 0]
 
+    def scale(self, position: int) -> float:
+        """With what the reference makes of it."""
+        scale, gain, off = self.scales[position], self.gains[position], self.term.off
+        return scale if gain == 1 else off + (scale - off) * gain
+
     def images(self, positions: Sequence[int]) -> list[int]:
         return [self.rows[position] for position in positions]
 
@@ -140,11 +145,14 @@ class Denoiser:
     def _slots(self) -> list[_Slot]:
         return [slot for group in self._groups for slot in group.slots]
 
-    def plan(self, step: Step) -> dict[Branch, list[int]]:
+    def plan(self, step: Step, x: Tensor | None = None) -> dict[Branch, list[int]]:
         """The images for which each branch will be asked at this step, before any network call.
 
         The later stages of a solver step keep the decision of the first. Images whose output is
         zero at this step are asked for nothing.
+
+        Args:
+            x: the latents (B, ...), where they are known already; acceleration looks at them.
 
         Raises:
             RuntimeError: the evaluation before gave a number that is not finite.
@@ -227,7 +235,7 @@ class Denoiser:
             q: latents (B, ...) as the network sees them, and the step.
             network: see ``Network``.
         """
-        requests = self.plan(q.step)
+        requests = self.plan(q.step, q.x)
         if self.through_network:
             q = q.watched()
         answers = Answers()
@@ -301,9 +309,7 @@ class Denoiser:
                     slot.term.when.observe(seen, p, r, state)
                     similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
                     agreement = put(agreement, images, similarity)
-                scales = [
-                    slot.term.off + (slot.scales[i] - slot.term.off) * slot.gains[i] for i in active
-                ]
+                scales = [slot.scale(i) for i in active]
                 delta = slot.term.delta(seen, p, r, per_image(scales, working(seen.x)), state)
                 if not isinstance(delta, Tensor) or delta.shape != p.output.shape:
                     what = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
@@ -353,6 +359,8 @@ class Denoiser:
                 )
 
     def _watch(self, step: Step, checks: Sequence[tuple[str, Tensor]]) -> None:
+        if not checks:
+            return
         device = checks[0][1].device
         flags = [(what, value.detach().isfinite().all().to(device)) for what, value in checks]
         self._pending = step, flags
@@ -368,7 +376,7 @@ class Denoiser:
 
     def _record(self, q: Query, answers: Answers, output: Tensor, agreement: Tensor) -> Record:
         scales = [
-            tuple(slot.scales[i] for slot in group.slots)
+            tuple(slot.scale(i) for slot in group.slots)
             for group in self._groups
             for i in range(len(group.rows))
         ]

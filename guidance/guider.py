@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .config import Config, fields_of, reject
 from .reference import Negative, Reference
-from .scale import Adaptive, Gate, Scale, as_scale
+from .scale import Scale, as_scale
 from .state import Rows
 from .types import Prediction, Query, Step
 
@@ -111,11 +111,8 @@ class Gradient(Term):
     def __post_init__(self) -> None:
         Config.__post_init__(self)
         self._set("scale", as_scale(self, self.scale))
-        inner = self.scale
-        while isinstance(inner, Gate):
-            if isinstance(inner, Adaptive):
-                raise reject(self, "scale", str(inner), "a scale without Adaptive: nothing agrees")
-            inner = inner.scale
+        if self.when.observes:
+            raise reject(self, "scale", str(self.scale), "a scale that needs no reference to agree")
 
     @property
     def through_network(self) -> bool:

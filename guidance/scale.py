@@ -1,4 +1,4 @@
-"""WHEN and how strongly: a number, a schedule, an interval of noise levels, or a stopping rule.
+"""WHEN and how strongly: a number, one for each image, a schedule, a function.
 
 A scale is asked before any network call of a step, and answers with one number for each image.
 1 means no guidance, and then the reference prediction is not evaluated at all. (Gradient terms are
@@ -11,11 +11,11 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from .config import Config, choice, is_number, number, reject
+from .config import Config, is_number, number, reject
 from .state import Rows, State
-from .types import Prediction, Query, Step, cosine
+from .types import Prediction, Query, Step
 
 
 class Scale(Config):
@@ -24,6 +24,11 @@ class Scale(Config):
     def at(self, step: Step, state: State) -> list[float]:
         """The scale of each of the ``state.batch`` images, at a step not yet evaluated."""
         raise NotImplementedError
+
+    @property
+    def observes(self) -> bool:
+        """Does it need to see a reference prediction?"""
+        return type(self).observe is not Scale.observe
 
     @classmethod
     def _from_json(cls, value: Any) -> Any:
@@ -60,6 +65,8 @@ def as_scale(owner: object, value: Any) -> Scale:
 class Constant(Scale):
     """The same scale at every step; what a plain number becomes."""
 
+    formula: ClassVar[str] = "w"
+
     scale: float = number(1.0, low=0)
 
     def at(self, step: Step, state: State) -> list[float]:
@@ -75,6 +82,8 @@ class Constant(Scale):
 @dataclass(frozen=True)
 class PerImage(Scale):
     """A scale for each image of a batch, or for each prompt of several images."""
+
+    formula: ClassVar[str] = "w_i of image i"
 
     scales: tuple[float, ...]
 
@@ -110,6 +119,8 @@ class Linear(Scale):
     constant ones.
     """
 
+    formula: ClassVar[str] = "start + (end - start) t, t from 0 to 1"
+
     start: float = number(1.0, low=0)
     end: float = number(10.0, low=0)
 
@@ -123,6 +134,8 @@ class Linear(Scale):
 @dataclass(frozen=True)
 class Cosine(Scale):
     """From ``start`` to ``end`` along half a cosine: slow at both ends (arXiv:2404.13040)."""
+
+    formula: ClassVar[str] = "start + (end - start) (1 - cos(pi t)) / 2"
 
     start: float = number(1.0, low=0)
     end: float = number(10.0, low=0)
@@ -144,8 +157,13 @@ class Custom(Scale):
     request (``Guider.load(path, functions=True)``), since that runs code.
     """
 
+    formula: ClassVar[str] = "a function of the step"
+
     function: Callable[[Step], Any]
-    runs_code = True
+
+    @classmethod
+    def runs_code(cls, settings: dict[str, Any]) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str):
@@ -173,98 +191,3 @@ class Custom(Scale):
 
     def __str__(self) -> str:
         return getattr(self.function, "__name__", "custom")
-
-
-class Gate(Scale):
-    """Base of the rules that let another scale through at some steps and switch off at others."""
-
-    scale: Any
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set("scale", as_scale(self, self.scale))
-
-    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
-        self.scale.observe(q, positive, reference, state)
-
-
-@dataclass(frozen=True)
-class Interval(Gate):
-    """Guide only where ``low < sigma <= high``; elsewhere the reference is not evaluated.
-
-    Kynkaanniemi et al. 2024 (arXiv:2404.07724, section 3). sigma is in EDM's unit
-    (``sigma / alpha``), which is the same for every model; published bounds are rounded to three
-    digits, so take them a little wider than printed. Solvers of second order keep the decision of
-    the step's first evaluation.
-
-    Attributes:
-        scale: the scale inside.
-        low, high: bounds of sigma; ``high=None`` is no bound. The paper's best for SDXL is
-            (0.28, 5.42], for EDM2-XXL at 512 px (0.19, 1.61].
-    """
-
-    scale: Any = 7.5
-    low: float = number(0.0, low=0)
-    high: float | None = number(None, low=0, optional=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.high is not None and self.high <= self.low:
-            raise reject(self, "high", self.high, f"a number above low (= {self.low:g}) or None")
-
-    def at(self, step: Step, state: State) -> list[float]:
-        inside = self.low < step.sigma and (self.high is None or step.sigma <= self.high)
-        return self.scale.at(step, state) if inside else [state.off] * state.batch
-
-    def __str__(self) -> str:
-        high = "inf" if self.high is None else f"{self.high:g}"
-        return f"{self.scale} for sigma in ({self.low:g}, {high}]"
-
-
-@dataclass(frozen=True)
-class Adaptive(Gate):
-    """Adaptive Guidance: stop guiding an image, for good, once both predictions agree.
-
-    Castillo et al. 2023 (arXiv:2312.12487, AAAI 2025), the AG rule: guide while the cosine of the
-    two predictions is below the threshold; the step that reaches it is still guided, all later
-    ones use the conditional prediction alone.
-
-    The paper's thresholds (0.991, 0.994, 0.996) are for the cosine of eps of its own models. On
-    public latent models the two eps differ by about one per cent, so that they agree from the
-    first step on; the cosine of the clean images is the default here.
-
-    Attributes:
-        scale: the scale before that.
-        threshold: of the cosine; above 1 never stops.
-        space: "x0", "eps", or "output" of the network.
-    """
-
-    scale: Any = 7.5
-    threshold: float = number(0.999, low=-1)
-    space: str = choice("x0", "x0", "eps", "output")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inner = self.scale
-        while isinstance(inner, Gate):
-            if isinstance(inner, Adaptive):
-                raise reject(self, "scale", str(inner), "a scale without another Adaptive in it")
-            inner = inner.scale
-
-    def at(self, step: Step, state: State) -> list[float]:
-        stopped = state.host("agreed", 0.0)
-        values = self.scale.at(step, state)
-        return [state.off if stop else value for stop, value in zip(stopped, values, strict=True)]
-
-    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
-        super().observe(q, positive, reference, state)
-        agreement = cosine(*(self._in_space(p, q) for p in (positive, reference)))
-        state.set("agreed", (agreement >= self.threshold).float())
-
-    def _in_space(self, prediction: Prediction, q: Query) -> Any:
-        if self.space == "eps":
-            return prediction.eps(q.step.level)
-        return prediction.x0 if self.space == "x0" else prediction.output
-
-    def __str__(self) -> str:
-        return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:g}"

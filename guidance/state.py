@@ -68,16 +68,10 @@ class Rows:
 
     @property
     def prompts(self) -> list:
-        """For each row what its image is asked to be.
-
-        Raises:
-            ValueError: that is not known.
-        """
+        """For each row what its image is asked to be; None where that is not known."""
         known = self.context.prompts
         images = [self._state.images[row] for row in self._rows]
-        if len(known) <= max(images):
-            raise Context._missing("each image's prompt")
-        return [known[image] for image in images]
+        return [known[image] if image < len(known) else None for image in images]
 
     def get(self, name: str, default: Tensor) -> Tensor:
         """The kept rows, or ``default`` (rows, ...) where nothing was ever kept."""
@@ -87,6 +81,13 @@ class Rows:
     def has(self, name: str) -> bool:
         """Was anything kept under this name, for these rows or others?"""
         return name in self._state._kept
+
+    def latest(self, name: str) -> list[float]:
+        """What was set last, at this evaluation or before, as numbers; waits for the device."""
+        state = self._state
+        found = state._written.get(name, state._kept.get(name))
+        assert found is not None, f"{name} was never set"
+        return take(found, self._rows).tolist()
 
     def set(self, name: str, value: Tensor) -> None:
         """Keep (rows, ...) for the next step; rows that are never set are 0."""

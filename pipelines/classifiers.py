@@ -1,18 +1,95 @@
-"""Classifiers and rewards by name, for guiders."""
+"""Classifiers of pictures by name, for gradient-free classifier guidance."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .. import models
+from .rewards import parse_reward
+from .rewards.clip import Clip, ImageText
+from .rewards.resize import Preprocess
 
-def load_classifier(name: str, prompts: Sequence[str], pipe: Any) -> Callable[[Tensor], Tensor]:
-    """A classifier of pictures over prompts."""
-    raise ValueError(name)
+Classifier = Callable[[Tensor], Tensor]
+SHIPPED_READERS = ("emoji-clip", "emoji-judge")
 
 
-def load_reward(name: str, pipe: Any) -> Callable[[Tensor, Sequence[Any]], Tensor]:
-    """A reward of pictures and prompts."""
-    raise ValueError(name)
+def load_classifier(name: str, prompts: Sequence[Any], device: torch.device) -> Classifier:
+    """What turns pictures (B, 3, H, W) in [-1, 1] into logits (B, prompts).
+
+    Args:
+        name: of a shipped model (emoji-clip, emoji-judge, emoji-classifier), a folder or an id on
+            the Hub: a ``CLIPModel``, which compares pictures with the prompts, or an image
+            classifier of Transformers, of which the prompts are labels or their numbers.
+        prompts: texts or class numbers.
+
+    Raises:
+        ValueError: it cannot be read, or does not know the prompts.
+    """
+    network, reads = _load(name)
+    network = network.to(device).eval()
+    if reads:
+        return _compare(network, [str(prompt) for prompt in prompts])
+    return _label(name, network, list(prompts))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str) -> tuple[Any, bool]:
+    """A network, and whether it reads texts."""
+    if name in SHIPPED_READERS:
+        return parse_reward(name), True
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    source = models.path(name) if name in models.NAMES else Path(name)
+    where = source if source.exists() else name
+    try:
+        if hasattr(AutoConfig.from_pretrained(where), "text_config"):
+            return Clip(str(where), name=name), True
+        return AutoModelForImageClassification.from_pretrained(where), False
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        shipped = ", ".join((*SHIPPED_READERS, "emoji-classifier"))
+        raise ValueError(
+            f"classifier is {name!r}; allowed is one of {shipped}, a folder or an id on the Hub "
+            f"({reason})"
+        ) from None
+
+
+def _compare(network: ImageText, prompts: list[str]) -> Classifier:
+    """The scaled cosine of the features of a picture and of each prompt."""
+    texts = torch.nn.functional.normalize(network.texts(prompts), dim=1)
+
+    def classify(pictures: Tensor) -> Tensor:
+        seen = network.features((pictures / 2 + 0.5).clamp(0, 1))
+        cosines = torch.nn.functional.normalize(seen, dim=1) @ texts.T
+        return cosines * network.network.logit_scale.exp()
+
+    return classify
+
+
+def _label(name: str, network: Any, prompts: list[Any]) -> Classifier:
+    labels = {text: int(number) for number, text in network.config.id2label.items()}
+    known = set(labels.values())
+    chosen = [p if isinstance(p, int) and p in known else labels.get(p, -1) for p in prompts]
+    if -1 in chosen:
+        some = ", ".join(list(labels)[:12]) + (", ..." if len(labels) > 12 else "")
+        raise ValueError(
+            f"a prompt is {prompts[chosen.index(-1)]!r}; allowed with the classifier {name} is one "
+            f"of its labels: {some}"
+        )
+    size = getattr(network.config, "image_size", None)
+    shipped = name in models.NAMES
+    preprocess = None if shipped else Preprocess(
+        size if isinstance(size, int) else 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )  # fmt: skip
+
+    def classify(pictures: Tensor) -> Tensor:
+        seen = pictures if preprocess is None else preprocess((pictures / 2 + 0.5).clamp(0, 1))
+        return network(seen).logits[:, chosen]
+
+    return classify

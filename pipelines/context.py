@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..guidance import Condition, Context
+from .classifiers import load_classifier
 from .inputs import Inputs
 from .pictures import decode
+from .rewards import parse_reward
 
 SWITCHES = ("guidance_scale", "true_cfg_scale")
 DROPPED = ("generator", "latents", "callback_on_step_end", "callback", "output_type", "sigmas")
@@ -36,7 +38,7 @@ class PipelineContext(Context):
         self._pipe = pipe
         self._conditions: dict[Any, Condition] = {}
         self._asked: dict[str, Any] = {}
-        self._size: tuple[int, int] | None = None
+        self._networks: dict[Any, Callable[..., Tensor]] = {}
 
     def prepare(
         self, call: Callable[..., Any], asked: dict[str, Any], prompts: Sequence[Any]
@@ -75,14 +77,20 @@ class PipelineContext(Context):
         return decode(self._pipe, x0, self._asked.get("height"), self._asked.get("width"))
 
     def classifier(self, name: str, prompts: Sequence[Any]) -> Callable[[Tensor], Tensor]:
-        from .classifiers import load_classifier
-
-        return load_classifier(name, [str(prompt) for prompt in prompts], self._pipe)
+        key = (name, *prompts)
+        if key not in self._networks:
+            self._networks[key] = load_classifier(name, prompts, self._device)
+        return self._networks[key]
 
     def reward(self, name: str) -> Callable[[Tensor, Sequence[Any]], Tensor]:
-        from .classifiers import load_reward
+        if name not in self._networks:
+            reward: Any = parse_reward(name)
+            self._networks[name] = reward.to(self._device).eval().requires_grad_(False)
+        return self._networks[name]
 
-        return load_reward(name, self._pipe)
+    @property
+    def _device(self) -> torch.device:
+        return getattr(self._pipe, "_execution_device", torch.device("cpu"))
 
     def _capture(self, call: Callable[..., Any], name: str, prompts: list[Any]) -> Inputs:
         known = inspect.signature(call).parameters
@@ -99,8 +107,7 @@ class PipelineContext(Context):
                 options[key] = None
         options[name] = prompts
         bar = getattr(self._pipe, "_progress_bar_config", {})
-        device = getattr(self._pipe, "_execution_device", torch.device("cpu"))
-        devices = [device] if device.type == "cuda" else []
+        devices = [self._device] if self._device.type == "cuda" else []
         self._pipe.set_progress_bar_config(disable=True)
         try:
             with torch.random.fork_rng(devices=devices):

@@ -205,7 +205,7 @@ def sample(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
         _conditions(pipe, jobs),
         num_inference_steps=first.num_inference_steps,
         generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
-        **_negative(pipe, jobs),
+        **negative_arguments(pipe, [job.negative_prompt for job in jobs]),
         **_size(pipe, first),
     )
     return list(result.images)
@@ -230,14 +230,13 @@ def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
     return [names[prompt] if prompt in names else int(prompt) for prompt in prompts]
 
 
-def _negative(pipe: Any, jobs: Sequence[Settings]) -> dict[str, Any]:
+def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:
     """The negative prompts, and what switches the negative branch on; its size has no effect.
 
     Raises:
         ValueError: there is a negative prompt and the pipeline takes none.
     """
     known = inspect.signature(type(pipe).__call__).parameters
-    negative = [job.negative_prompt for job in jobs]
     if "negative_prompt" not in known:
         if any(negative):
             text = next(filter(None, negative))
@@ -245,7 +244,7 @@ def _negative(pipe: Any, jobs: Sequence[Settings]) -> dict[str, Any]:
         return {"guidance_scale": 7.5} if "guidance_scale" in known else {}
     # Where there is a true scale, guidance_scale is an input of a distilled network.
     switch = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
-    return {"negative_prompt": negative, switch: 7.5}
+    return {"negative_prompt": list(negative), switch: 7.5}
 
 
 def _size(pipe: Any, settings: Settings) -> dict[str, int]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guidance import NEGATIVE, Guider, Record, Step, foresee
-from ..samplers import is_supported, read_level, steps_ahead
+from ..samplers import SADA, is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
-from .run import Run
+from .run import Forward, Run
 from .swap import is_swapped, restore, swap
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
@@ -58,12 +58,22 @@ class Attachment:
 
     Attributes:
         calls: one ``Call`` for each call of the pipeline since it was attached.
+        around: what every evaluation of a network goes through, ``around(forward)`` in place of
+            ``forward``; reward backpropagation checkpoints there.
     """
 
     def __init__(
-        self, pipe: Any, guider: Guider | Sequence[Guider], quiet: bool, diagnose: bool
+        self,
+        pipe: Any,
+        guider: Guider | Sequence[Guider],
+        quiet: bool,
+        diagnose: bool = False,
+        gradients: bool = False,
+        accelerate: SADA | None = None,
     ) -> None:
         self.calls: list[Call] = []
+        self.around: Callable[[Forward], Forward] = lambda forward: forward
+        self._gradients, self._accelerate = gradients, accelerate
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
         self._diagnose, self._capturing = diagnose, False
         self._context = PipelineContext(pipe)
@@ -131,6 +141,8 @@ class Attachment:
 
     def _call(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's ``__call__``: only what happens within is guided."""
+        if self._gradients:
+            original = inspect.unwrap(original)  # without its torch.no_grad()
         there = parts_of(pipe)
         for name, part in self._parts.items():
             if there.get(name) is not part:
@@ -207,14 +219,14 @@ class Attachment:
         if self._capturing:
             raise Captured(Inputs(args, kwargs))
         run, inputs = self._inside(network, args, kwargs)
-        return run.evaluate(functools.partial(original, network), inputs)
+        return run.evaluate(network, functools.partial(original, network), inputs)
 
     def _control(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """The ControlNet's ``__call__``: it is asked for no more than the denoiser."""
         if self._capturing:
             return original(network, *args, **kwargs)
         run, inputs = self._inside(network, args, kwargs)
-        return run.control(functools.partial(original, network), inputs)
+        return run.control(self.around(functools.partial(original, network)), inputs)
 
     def _inside(self, network: Any, args: Any, kwargs: Any) -> tuple[Run, Inputs]:
         if not self._running:
@@ -256,7 +268,8 @@ class Attachment:
         shape = None if self._latents is None else self._latents[1:]
         return Run(
             self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
-            rigid, self.last.records, self._context, self._diagnose,
+            rigid, self.last.records, self.around, self._context, self._diagnose,
+            self._accelerate,
         )  # fmt: skip
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
@@ -359,6 +372,8 @@ def guided(
     *,
     quiet: bool = False,
     diagnose: bool = False,
+    gradients: bool = False,
+    accelerate: SADA | None = None,
 ) -> Iterator[Attachment]:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
@@ -372,6 +387,9 @@ def guided(
         quiet: do not print the plan line.
         diagnose: evaluate the negative branch at every step, whether the guider asks or not, and
             put a ``Diagnosis`` into each record; what only that needs is not counted.
+        gradients: let them flow through the pipeline's call, which Diffusers runs without; ask it
+            for ``output_type="pt"`` or ``"latent"``.
+        accelerate: leave out whole evaluations, see ``SADA``.
 
     Yields:
         The ``Attachment``: evaluations and records of each call.
@@ -388,6 +406,8 @@ def guided(
         raise ValueError(
             f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them"
         )
+    if accelerate is not None and not isinstance(accelerate, SADA):
+        raise ValueError(f"accelerate is {accelerate!r}; allowed is SADA() or None")
     parts = parts_of(pipe)
     if not is_supported(parts["scheduler"]):
         read_level(parts["scheduler"], 0)  # raises, with the list of what is supported
@@ -398,7 +418,9 @@ def guided(
         )
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
-    attachment = Attachment(pipe, guider if is_guider else several, quiet, diagnose)
+    attachment = Attachment(
+        pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate
+    )
     attachment.attach()
     try:
         yield attachment

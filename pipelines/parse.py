@@ -1,4 +1,5 @@
-"""Guiders as words: ``apg``, ``cfg(5)+rescale``, ``apg(eta=0.2)+adaptive(0.99)``."""
+"""Guiders as words: ``apg``, ``cfg(5)+rescale``, ``apg(eta=0.2)+adaptive(0.99)``,
+``cfg(linear(1,9), reference=weak-model(emoji-weak))``."""
 
 from __future__ import annotations
 
@@ -8,7 +9,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..guidance import CFG, Config, Gate, Guider, Post, Sum, Term
+from ..guidance import (
+    CFG,
+    Config,
+    Gate,
+    Guider,
+    Post,
+    Prepare,
+    Reference,
+    Scale,
+    Sum,
+    Term,
+)
 from ..guidance.config import build, fields_of
 
 UNGUIDED = "none"
@@ -33,8 +45,28 @@ def gate_names() -> dict[str, type[Config]]:
 
 
 def post_names() -> dict[str, type[Config]]:
-    """What is done to the result, by its lower-case name."""
-    return _subclasses(Post)
+    """What is done to the result, or before it, by its lower-case name."""
+    return _subclasses(Post) | _subclasses(Prepare)
+
+
+def reference_names() -> dict[str, type[Config]]:
+    """Where the second prediction comes from, by its lower-case name."""
+    return _subclasses(Reference)
+
+
+def schedule_names() -> dict[str, type[Config]]:
+    """Scales that change during a run, by their lower-case name."""
+    plain = ("constant", "perimage", "custom")
+    return {
+        name: kind
+        for name, kind in _subclasses(Scale).items()
+        if not issubclass(kind, Gate) and name not in plain
+    }
+
+
+def _plain(name: str) -> str:
+    """``Weak-Model`` and ``weak_model`` are ``weakmodel``."""
+    return re.sub("[-_]", "", name.strip().lower())
 
 
 def parse_guider(
@@ -43,7 +75,9 @@ def parse_guider(
     """Read ``name(settings)+name(settings)...``.
 
     Methods add up, ``adaptive`` and ``interval`` say when all of them act, ``rescale`` acts on the
-    result, and ``none`` alone does not guide. Settings are ``key=value`` or values in order.
+    result, and ``none`` alone does not guide. Settings are ``key=value`` or values in order; a
+    value may be a reference or a schedule with settings of its own, or a list in brackets, between
+    semicolons where its items contain commas.
 
     Args:
         guidance_scale: the scale of every method; none of them may say its own then.
@@ -62,14 +96,13 @@ def parse_guider(
     known = term_names() | gate_names() | post_names()
     terms: list[tuple[type[Config], dict[str, Any]]] = []
     gates: list[tuple[type[Config], dict[str, Any]]] = []
-    posts: list[Post] = []
+    posts: list[Post | Prepare] = []
     for item in split(text.replace("|", "+"), "+"):
-        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", item)
-        if not match or match[1].lower() not in known:
+        found = _call(item, known)
+        if found is None:
             allowed = f"{', '.join(known)}, or {UNGUIDED} alone"
             raise ValueError(f"guider has the part {item!r}; allowed is one of {allowed}")
-        kind = known[match[1].lower()]
-        settings = read_settings(kind, split(match[2], ",") if (match[2] or "").strip() else [])
+        kind, settings = found
         if issubclass(kind, Term):
             terms.append((kind, settings))
         elif issubclass(kind, Gate):
@@ -106,6 +139,15 @@ def split(text: str, separator: str) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]]]
 
 
+def _call(text: str, known: dict[str, type[Config]]) -> tuple[type[Config], dict[str, Any]] | None:
+    """``name`` or ``name(settings)`` of something known, and its settings."""
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if not match or _plain(match[1]) not in known:
+        return None
+    kind = known[_plain(match[1])]
+    return kind, read_settings(kind, split(match[2], ",") if (match[2] or "").strip() else [])
+
+
 def read_settings(kind: type[Config], items: Sequence[str], named: bool = False) -> dict[str, Any]:
     """``key=value`` items as keyword arguments of ``kind``; values alone go by order.
 
@@ -115,6 +157,8 @@ def read_settings(kind: type[Config], items: Sequence[str], named: bool = False)
     settings: dict[str, Any] = {}
     for position, item in enumerate(items):
         key, equals, value = item.partition("=")
+        if "(" in key or "[" in key:  # the = belongs to what is inside
+            key, equals, value = item, "", ""
         if not equals and named:
             raise ValueError(f"guider_arg is {item!r}; allowed is KEY=VALUE")
         if not equals:
@@ -137,9 +181,11 @@ def _merge(kind: type[Config], one: dict[str, Any], other: dict[str, Any]) -> di
 
 
 def _value(text: str) -> Any:
-    """A number, a list of numbers in brackets, None, or the word itself."""
+    """A number, a list in brackets, None, a reference or a schedule, or the word itself."""
     if text.startswith("[") and text.endswith("]"):
-        return tuple(_value(item) for item in split(text[1:-1], ","))
+        return tuple(_value(item) for item in split(text[1:-1], ";" if ";" in text else ","))
+    if (found := _call(text, reference_names() | schedule_names())) is not None:
+        return build(*found)
     if text.lower() == "none":
         return None
     try:

@@ -9,7 +9,7 @@ goes on, so that a pipeline that does something else to it is noticed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +33,14 @@ from ..guidance import (
     Step,
 )
 from ..guidance.types import Watch, differentiable, leaf_of, take
-from ..samplers import readout_at
+from ..samplers import SADA, Accelerated, readout_at
 from .form import Form
 from .inputs import Inputs, crop
 from .learn import combination, error, sign_of, tolerance
 from .networks import load_network
 from .perturb import changed
 
-Forward = functools.partial
+Forward = Callable[..., Any]
 
 
 @dataclass
@@ -50,10 +50,11 @@ class Turn:
     Attributes:
         requests: the images for which each branch was planned, see ``guidance.Network``.
         waiting: those still to be evaluated.
-        forward: the denoiser's own ``__call__``.
+        network, forward: the denoiser and its own ``__call__``.
         calls: what the denoiser was called with, and what it said, so far.
         held: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
+        followed: was the guider asked what it needs besides, on seeing the positive prediction?
         whole: the positive branch's output, of which the latents may be a part.
         first: what the first of two forwards returned; g is written into it.
     """
@@ -61,11 +62,13 @@ class Turn:
     step: Step
     requests: dict[Branch, list[int]]
     waiting: dict[Branch, list[int]]
+    network: Any = None
     forward: Forward | None = None
     calls: list[tuple[Inputs, Any]] = field(default_factory=list)
     held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
     q: Query | None = None
     answers: Answers = field(default_factory=Answers)
+    followed: bool = False
     whole: Tensor | None = None
     first: Tensor | None = None
     guided: Guided | None = None
@@ -86,8 +89,10 @@ class Run:
         shape: of one image's latents, if known.
         rigid: why no evaluation may be left out; "" where any may.
         records: to which those of this run are added.
+        around: what every evaluation of a network goes through.
         context: what the guider's methods may ask of the pipeline.
         diagnose: see ``guidance.Denoiser``.
+        accelerate: see ``samplers.SADA``.
     """
 
     def __init__(
@@ -102,38 +107,46 @@ class Run:
         shape: Sequence[int] | None,
         rigid: str = "",
         records: list[Record] | None = None,
+        around: Callable[[Forward], Forward] = lambda forward: forward,
         context: Context | None = None,
         diagnose: bool = False,
+        accelerate: SADA | None = None,
     ) -> None:
         self.form, self.batch, self.doubled = form, batch, doubled
         self.records: list[Record] = [] if records is None else records
         self.learnt: Form | None = None
         self._name, self._scheduler, self._steps, self._shape = name, scheduler, steps, shape
-        self._rigid = rigid
-        self._denoiser = Denoiser(guider, batch, context, diagnose)
+        self._rigid, self._around = rigid, around
+        settings = (guider, batch, context, diagnose)
+        self._denoiser = (
+            Accelerated(accelerate, self._usual_readout, *settings)
+            if accelerate
+            else Denoiser(*settings)
+        )
+        self._answered: Sequence[int] | None = None
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
         self._errors: list[tuple[Tensor, float]] = []
 
-    def evaluate(self, forward: Forward, inputs: Inputs) -> Any:
-        """Answer one call of the denoiser; ``forward`` is its own ``__call__``."""
-        turn = self._turn or self._begin()
-        turn.forward = forward
+    def evaluate(self, network: Any, forward: Forward, inputs: Inputs) -> Any:
+        """Answer one call of the denoiser ``network``; ``forward`` is its own ``__call__``."""
+        turn = self._turn or self._begin(inputs)
+        turn.network, turn.forward = network, forward
         if self.form is None:
             self._expect(
                 turn, inputs, {self.batch, 2 * self.batch} if self.doubled else {self.batch}
             )
-            result = forward(*inputs.args, **inputs.kwargs)
+            result = self._around(forward)(*inputs.args, **inputs.kwargs)
             turn.calls.append((inputs, result))
             return result
         if self.form.passes == 1 or not self.doubled:
-            return self._one_pass(turn, forward, inputs, self.form)
-        return self._two_passes(turn, forward, inputs, self.form)
+            return self._one_pass(turn, inputs, self.form)
+        return self._two_passes(turn, inputs, self.form)
 
     def control(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer a call of a ControlNet: only the rows that the denoiser will need."""
-        turn = self._turn or self._begin()
+        turn = self._turn or self._begin(inputs)
         rows = 2 * self.batch
         if self.form is None or self.form.passes == 2 or not self.doubled or inputs.rows != rows:
             return forward(*inputs.args, **inputs.kwargs)
@@ -193,6 +206,7 @@ class Run:
         if guided in self._checked:
             self._errors.append((found, allowed))
         elif not found <= allowed:
+            self._denoiser.finish()  # if a number is not finite, this says whose
             raise RuntimeError(self._changed(float(found)))
         self._checked.add(guided)
 
@@ -203,14 +217,14 @@ class Run:
             f"{how}); this pipeline cannot be guided"
         )
 
-    def _begin(self) -> Turn:
+    def _begin(self, inputs: Inputs) -> Turn:
         if self._count == len(self._steps):
             raise RuntimeError(
                 f"{self._name} evaluates more than the {len(self._steps)} steps that its scheduler "
                 "was set to; this pipeline cannot be guided"
             )
         step = self._steps[self._count]
-        requests = self._denoiser.plan(step)
+        requests = self._denoiser.plan(step, self._latents(inputs))
         waiting = {branch: rows for branch, rows in requests.items() if rows}
         self._turn = Turn(step, requests, waiting)
         if self._rigid:
@@ -218,6 +232,13 @@ class Run:
             if any(len(requests.get(branch, ())) < self.batch for branch in needed):
                 raise ValueError(f"{self._name}: {self._rigid}")
         return self._turn
+
+    def _latents(self, inputs: Inputs) -> Tensor | None:
+        """The latents (B, ...) that a call is about; ``None`` while the form is not known."""
+        if self.form is None or self._shape is None:
+            return None
+        at = self._offsets(self.form)["positive"] if inputs.rows == 2 * self.batch else 0
+        return crop(inputs.x[at : at + self.batch], self._shape)
 
     def _offsets(self, form: Form) -> dict[str, int]:
         """The first row of each condition in a doubled forward."""
@@ -234,7 +255,7 @@ class Run:
                 "mid-run, or has further branches; to stop guiding early use Interval or Adaptive"
             )
 
-    def _one_pass(self, turn: Turn, forward: Forward, inputs: Inputs, form: Form) -> Any:
+    def _one_pass(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch * (2 if self.doubled else 1)})
         if turn.calls:
             raise RuntimeError(
@@ -242,11 +263,11 @@ class Run:
                 "guidance of its own?); allowed is one call a step"
             )
         self._hold(turn, inputs, self._offsets(form))
-        self._ask(turn, forward, form)
+        self._ask(turn, form)
         value = self._combine(turn, form)
         return _rewrap(turn.calls[0][1], torch.cat([value, value]) if self.doubled else value)
 
-    def _two_passes(self, turn: Turn, forward: Forward, inputs: Inputs, form: Form) -> Any:
+    def _two_passes(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch})
         number = len(turn.calls)
         if number > 1:
@@ -256,14 +277,14 @@ class Run:
             )
         role = "positive" if (number == 0) == form.positive_first else "negative"
         self._hold(turn, inputs, {role: 0})
-        self._ask(turn, forward, form)
+        self._ask(turn, form)
         if turn.calls[-1][1] is None and number:
             turn.calls[-1] = (inputs, turn.calls[0][1])
         if turn.guided is None and not turn.waiting and (turn.q is not None or number):
             value = self._combine(turn, form)
             turn.first = value if turn.first is None else turn.first.copy_(value)
         elif turn.first is None:
-            turn.first = torch.zeros_like(inputs.x) if turn.whole is None else turn.whole
+            turn.first = torch.zeros_like(inputs.x) if turn.whole is None else _own(turn.whole)
         return _rewrap(turn.calls[-1][1], turn.first)
 
     def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
@@ -271,23 +292,23 @@ class Run:
         turn.calls.append((inputs, None))
         turn.held |= {role: (inputs, row) for role, row in first.items()}
 
-    def _ask(self, turn: Turn, forward: Forward, form: Form) -> None:
+    def _ask(self, turn: Turn, form: Form) -> None:
         """Evaluate all that is waiting for one of the prompts that are held, and what the guider
         asks for on seeing the positive prediction.
 
         One forward for each network, of the rows asked for.
         """
-        followed = POSITIVE not in turn.waiting
-        while ready := [branch for branch in turn.waiting if _role(branch) in turn.held]:
+        while True:
+            ready = [branch for branch in turn.waiting if _role(branch) in turn.held]
             for group in _forwards(ready, turn.held, self._denoiser.through_network):
-                self._forward(turn, forward, group, form)
-            if not followed and POSITIVE not in turn.waiting:
-                followed = True
-                assert turn.q is not None
-                for branch, rows in self._denoiser.follow(turn.q, turn.answers).items():
-                    turn.waiting[branch] = rows
+                self._forward(turn, group, form)
+            if turn.followed or not turn.answers.images(POSITIVE):
+                return
+            turn.followed = True
+            assert turn.q is not None
+            turn.waiting |= self._denoiser.follow(turn.q, turn.answers)
 
-    def _forward(self, turn: Turn, forward: Forward, group: list[Branch], form: Form) -> None:
+    def _forward(self, turn: Turn, group: list[Branch], form: Form) -> None:
         """One forward of a network for branches that can share it."""
         inputs, _ = turn.held[_role(group[0])]
         wanted = {branch: turn.waiting.pop(branch) for branch in group}
@@ -299,11 +320,15 @@ class Run:
         leaf: Tensor | None = None
         if watched:
             leaf = x if x.requires_grad else leaf_of(x)
-            part = part.differentiable(leaf[wanted[POSITIVE]])
+            with differentiable():
+                part = part.differentiable(take(leaf, wanted[POSITIVE]))
         model, change = group[0].model, group[0].change
-        network = load_network(model, forward.args[0])
-        with differentiable(watched), changed(forward.args[0], change):
-            result = (forward if network is None else network)(*part.args, **part.kwargs)
+        other = load_network(model, turn.network)
+        assert turn.forward is not None
+        own = turn.forward if other is None else other
+        answer = functools.partial(_changed, turn.network, change, own)
+        with differentiable(watched):
+            result = self._around(answer)(*part.args, **part.kwargs)
             output = _output(result)
         if model is None and change is None and turn.calls[-1][1] is None:
             turn.calls[-1] = (turn.calls[-1][0], result)
@@ -356,6 +381,10 @@ class Run:
         readout = readout_at(self._scheduler, step.level, prediction_type)
         return readout if prediction_type else Readout(readout.skip, form.sign * readout.gain)
 
+    def _usual_readout(self, step: Step) -> Readout:
+        assert self.form is not None
+        return self._readout("", step, self.form)
+
     def _combine(self, turn: Turn, form: Form) -> Tensor:
         """The guided prediction in the shape of the network's output, (B, ...)."""
         if turn.q is None:  # no image was evaluated
@@ -364,9 +393,12 @@ class Run:
             turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
         turn.guided = self._denoiser.combine(turn.q, turn.answers)
         value, there = turn.guided.output, turn.answers.images(POSITIVE)
-        if turn.whole is not None and value.shape[1:] != turn.whole.shape[1:]:
-            whole = turn.whole.new_zeros((self.batch, *turn.whole.shape[1:]))
-            whole[there] = turn.whole
+        if turn.whole is not None:
+            self._answered = turn.whole.shape[1:]
+        if self._answered is not None and value.shape[1:] != self._answered:
+            whole = value.new_zeros((self.batch, *self._answered))
+            if turn.whole is not None:
+                whole[there] = turn.whole
             crop(whole, value.shape[1:]).copy_(value)
             value = whole
         turn.value = value
@@ -410,8 +442,7 @@ class Run:
             whole = _output(result)
             own |= {name: whole[row : row + self.batch] for name, row in offsets.items()}
         self._take(turn, own, form)
-        assert turn.forward is not None
-        self._ask(turn, turn.forward, form)
+        self._ask(turn, form)
         value = form.sign * crop(self._combine(turn, form), output.shape[1:])
         if not (self.doubled and agree):
             self.form = form
@@ -479,6 +510,17 @@ def common_shape(
 def _output(result: Any) -> Tensor:
     """The prediction in what a denoiser returns: it, or the first of several."""
     return result if isinstance(result, Tensor) else result[0]
+
+
+def _own(value: Tensor) -> Tensor:
+    """A tensor to write into: a copy where gradients need what is in it."""
+    return value.clone() if value.requires_grad else value
+
+
+def _changed(network: Any, change: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    """A forward with the network changed: within a checkpoint, so that it is when repeated."""
+    with changed(network, change):
+        return forward(*args, **kwargs)
 
 
 def _rewrap(template: Any, value: Tensor) -> Any:

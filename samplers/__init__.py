@@ -18,10 +18,12 @@ from .noise_level import (
     why_refused,
 )
 from .readouts import READOUTS
+from .sada import SADA, Accelerated
 from .sample import Point, final, sample
 
 __all__ = [
-    "EDM", "EVODiffMultistepScheduler", "FAMILIES", "READOUTS", "REFUSED", "Family", "Mixture",
+    "EDM", "EVODiffMultistepScheduler", "FAMILIES", "READOUTS", "REFUSED", "SADA",
+    "Accelerated", "Family", "Mixture",
     "Point", "Reading", "as_network", "clean_image", "final", "is_supported", "position",
     "read_level", "readout_at", "sample", "solver_stage", "steps_ahead", "why_refused",
 ]  # fmt: skip

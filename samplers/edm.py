@@ -70,9 +70,12 @@ class EDM(Config):
             found.append((0, self.raised(here, count)))
             if self.order == 2 and there:
                 found.append((1, there))
+        levels = [Level(1.0, sigma) for _, sigma in found]
         return [
-            Step(index, len(found), stage, Level(1.0, sigma))
-            for index, (stage, sigma) in enumerate(found)
+            Step(index, len(found), stage, levels[index], following)
+            for index, ((stage, _), following) in enumerate(
+                zip(found, [*levels[1:], None], strict=True)
+            )
         ]
 
     def solve(

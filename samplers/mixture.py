@@ -73,8 +73,9 @@ class Mixture(nn.Module):
         flat = x.flatten(1)
         along, joint = self._along(flat, sigma, labels)
         share = joint.softmax(dim=1)
-        shrunk = along * (self.variances / (self.variances + sigma**2))
-        parts = self.means + torch.einsum("kde,bke->bkd", self.axes, shrunk)
+        variances = self.variances.to(x.dtype)
+        shrunk = along * (variances / (variances + sigma**2))
+        parts = self.means.to(x.dtype) + torch.einsum("kde,bke->bkd", self.axes.to(x.dtype), shrunk)
         return torch.einsum("bk,bkd->bd", share, parts).view_as(x)
 
     def log_density(self, x: Tensor, sigma: float = 0.0, labels: Tensor | None = None) -> Tensor:

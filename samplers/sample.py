@@ -42,12 +42,14 @@ from ..guidance import (
     Network,
     Prediction,
     Query,
+    Readout,
     Record,
     Step,
 )
 from .edm import EDM
-from .networks import Plain, as_network
+from .networks import CLEAN, Plain, as_network
 from .noise_level import is_supported, readout_at, steps_ahead, why_refused
+from .sada import SADA, Accelerated
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -86,6 +88,7 @@ def sample(
     guider: Guider | Sequence[Guider] | None = None,
     context: Context | None = None,
     diagnose: bool = False,
+    accelerate: SADA | None = None,
     generator: Generators | None = None,
     progress: bool = True,
     grad: bool = False,
@@ -105,6 +108,7 @@ def sample(
         guider: one, or one for each image or prompt; ``None`` for a plain denoiser.
         context: what the guider may ask for besides, such as other conditions.
         diagnose: keep a ``Diagnosis`` of each evaluation, see ``guidance.Denoiser``.
+        accelerate: leave out evaluations.
         generator: one, or one for each image.
         progress: show a bar if it takes more than two seconds.
         grad: differentiate through the run.
@@ -135,8 +139,14 @@ def sample(
     if x is None:
         start = start * spread
     network: Any = as_network(denoiser) if guider is None else denoiser  # type: ignore[arg-type]
-    bound = Denoiser(CFG(1) if guider is None else guider, len(start), context, diagnose)
+    settings = (CFG(1) if guider is None else guider, len(start), context, diagnose)
+    bound = Accelerated(accelerate, _clean, *settings) if accelerate else Denoiser(*settings)
     return _run(solver, start, steps, bound, network, draw, progress, grad)
+
+
+def _clean(step: Step) -> Readout:
+    """How what acceleration makes up is read: it is a clean image."""
+    return CLEAN
 
 
 _EDM_ALLOWED = "num_inference_steps, and its own settings where it is made"

@@ -10,6 +10,7 @@ from guiders import (
     CFG,
     TCFG,
     Adaptive,
+    CFGPlusPlus2M,
     CFGZeroStar,
     Cosine,
     Interval,
@@ -33,6 +34,7 @@ GUIDERS = [
     CFGZeroStar(5),
     TCFG(5),
     MagnitudeAware(5, alpha=0.5),
+    CFGPlusPlus2M(Interval(0.6, low=0.9, high=3)),
 ]
 
 

@@ -1,0 +1,128 @@
+"""Adaptive Guidance: stop paying for the second prediction once the two agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .config import choice, number, reject
+from .gates import Gate
+from .reference import Asked, Branch, Negative, Reference
+from .state import Rows, State
+from .types import Prediction, Query, Step, cosine, expand, working
+
+THRESHOLDS = {"x0": 0.999, "eps": 0.991, "output": 0.991}
+
+
+def agreement(q: Query, a: Prediction, b: Prediction, space: str) -> Tensor:
+    """The cosine of two predictions (B, ...) for each image, (B,)."""
+    if space == "eps":
+        return cosine(a.eps(q.step.level), b.eps(q.step.level))
+    return cosine(a.x0, b.x0) if space == "x0" else cosine(a.output, b.output_as(a.readout))
+
+
+@dataclass(frozen=True)
+class Adaptive(Gate):
+    """Adaptive Guidance: stop guiding an image, for good, once both predictions agree.
+
+    Castillo et al. 2023 (arXiv:2312.12487, AAAI 2025), the AG rule: guide while the cosine of the
+    two predictions is below the threshold; the step that reaches it is still guided, all later
+    ones use the conditional prediction alone. The cosine need not rise from step to step, so the
+    decision is kept. ``Stale`` is the variant that goes on with the last difference.
+
+    The paper's thresholds (0.991, 0.994, 0.996) are for the cosine of eps of its own models. On
+    public latent models the two eps differ by about one per cent, so that they agree from the
+    first step on; the cosine of the clean images is the default here.
+
+    Attributes:
+        scale: the scale before that.
+        threshold: of the cosine; above 1 never stops. The default is 0.999 in x0, the paper's
+            0.991 in eps and output.
+        space: "x0", "eps", or "output" of the network.
+    """
+
+    formula: ClassVar[str] = "w until cos(D_c, D_u) >= threshold, then 1"
+
+    scale: Any = 7.5
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
+    space: str = choice("x0", "x0", "eps", "output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is None:
+            self._set("threshold", THRESHOLDS[self.space])
+        inner = self.scale
+        while isinstance(inner, Gate):
+            if isinstance(inner, Adaptive):
+                raise reject(self, "scale", str(inner), "a scale without another Adaptive in it")
+            inner = inner.scale
+
+    def at(self, step: Step, state: State) -> list[float]:
+        stopped = state.host("agreed", 0.0)
+        values = self.scale.at(step, state)
+        return [state.off if stop else value for stop, value in zip(stopped, values, strict=True)]
+
+    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
+        super().observe(q, positive, reference, state)
+        similar = agreement(q, positive, reference, self.space)
+        state.set("agreed", (similar >= self.threshold).float())
+
+    def __str__(self) -> str:
+        return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Stale(Reference):
+    """Adaptive Guidance with the last difference: ``CFG(7.5, reference=Stale())``.
+
+    Once the two predictions of an image agree, the reference is no longer evaluated and taken to
+    lie where it last lay from the positive prediction, so that every later step is
+    ``D_c + (scale - 1) * (the last D_c - D_u)``. (FastVideo, pull request 1372; the gate is that of
+    Castillo et al., arXiv:2312.12487.) The difference is kept in x0.
+
+    Attributes:
+        threshold, space: as for ``Adaptive``.
+        of: the reference that is evaluated before.
+    """
+
+    formula: ClassVar[str] = "D_u, then D_c - (the last D_c - D_u)"
+
+    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
+    space: str = choice("x0", "x0", "eps", "output")
+    of: Reference = Negative()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is None:
+            self._set("threshold", THRESHOLDS[self.space])
+        if not isinstance(self.of, Reference) or type(self.of).asks is not Reference.asks:
+            raise reject(self, "of", self.of, "a reference that is one branch, such as Negative()")
+
+    def branch(self) -> Branch:
+        return self.of.branch()
+
+    def asks(self, step: Step, state: State, rows: Any) -> Asked:
+        agreed = state.host("agreed", 0.0)
+        return {self.branch(): [row for row in rows if not agreed[row]]}
+
+    def read(self, q: Query, positive: Prediction, answer: Prediction, state: Rows) -> Prediction:
+        gap = positive.minus(answer)
+        agreed = state.get("agreed", gap.new_zeros(len(gap)))
+        now = agreement(q, positive, answer, self.space) >= self.threshold
+        stale = expand(agreed, gap).bool()
+        gap = torch.where(stale, state.get("gap", torch.zeros_like(gap)), gap)
+        state.set("gap", gap)
+        state.set("agreed", torch.maximum(agreed, now.to(agreed.dtype)))
+        if not positive.readout.gain:
+            return answer
+        guess = working(positive.output) - gap / positive.readout.gain
+        output = torch.where(stale, guess, answer.output_as(positive.readout))
+        return Prediction(positive.x, output, positive.readout)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.of}, its last difference once the cosine of {self.space} is {self.threshold:g}"
+        )

@@ -1,0 +1,101 @@
+"""Frequency-decoupled guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, pad
+
+from .apg import parallel
+from .config import is_number, number, reject
+from .guider import Term
+from .reference import Negative, Reference
+from .state import Rows
+from .types import Prediction, Query
+
+
+@dataclass(frozen=True)
+class FDG(Term):
+    """Frequency-decoupled guidance: the gap's bands, each with a scale of its own.
+
+    arXiv:2506.19713: a Laplacian pyramid of the predictions, guided level by level. It is linear,
+    so that ``x0 = D_c + sum_k (scale_k - 1) * band_k(D_c - D_u)``; with equal scales it is CFG. The
+    paper's scales for SDXL are 10 for the high and 5 for the low frequencies.
+
+    Attributes:
+        scale: of the highest frequencies.
+        shares: for each band from high to low frequencies the share of ``scale - 1``; 10 and 5 are
+            ``(1, 4/9)``. As many bands as shares; each halves the resolution.
+        parallel: weight of the part of each band along D_c's own.
+    """
+
+    formula: ClassVar[str] = "D_c + sum_k (w_k - 1) band_k(D_c - D_u)"
+    works_on: ClassVar[str] = "any"
+
+    scale: Any = 10.0
+    shares: Any = (1.0, 4 / 9)
+    parallel: float = number(1.0, low=0)
+    reference: Reference = Negative()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = (self.shares,) if is_number(self.shares) else tuple(self.shares)
+        if not shares or not all(is_number(share) and share >= 0 for share in shares):
+            raise reject(self, "shares", self.shares, "numbers of at least 0, for each band")
+        self._set("shares", tuple(float(share) for share in shares))
+
+    def delta(
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+    ) -> Tensor:
+        gap = positive.minus(reference)
+        if gap.dim() < 4 or min(gap.shape[-2:]) < 2 ** (len(self.shares) - 1):
+            raise ValueError(
+                f"FDG: latents have the shape {tuple(gap.shape[1:])}; allowed are pictures "
+                f"(channels, ..., height, width) of at least {2 ** (len(self.shares) - 1)} a side"
+            )
+        bands = pyramid(gap, len(self.shares))
+        if self.parallel != 1:
+            axes = pyramid(positive.x0, len(self.shares))
+            bands = [
+                band - (1 - self.parallel) * parallel(band, axis)
+                for band, axis in zip(bands, axes, strict=True)
+            ]
+        weighted = [share * band for share, band in zip(self.shares, bands, strict=True)]
+        return (scale - 1) * collapse(weighted)
+
+
+def pyramid(image: Tensor, levels: int) -> list[Tensor]:
+    """Bands from high to low frequencies, whose ``collapse`` is ``image`` (B, ..., H, W)."""
+    bands = []
+    for _ in range(levels - 1):
+        smaller = _down(image)
+        bands.append(image - _up(smaller, image))
+        image = smaller
+    return [*bands, image]
+
+
+def collapse(bands: list[Tensor]) -> Tensor:
+    """The sum of the bands, at the resolution of the first."""
+    image = bands[-1]
+    for band in reversed(bands[:-1]):
+        image = band + _up(image, band)
+    return image
+
+
+def _down(image: Tensor) -> Tensor:
+    """Half the resolution: blurred by binomial weights of five, every second pixel."""
+    flat = image.flatten(0, -3).unsqueeze(1)
+    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=flat.dtype, device=flat.device) / 16
+    padded = pad(flat, (2, 2, 2, 2), mode="replicate")
+    small = conv2d(padded, torch.outer(line, line)[None, None], stride=2)
+    return small.view(*image.shape[:-2], *small.shape[-2:])
+
+
+def _up(image: Tensor, like: Tensor) -> Tensor:
+    """At the resolution of ``like``, bilinearly."""
+    flat = image.flatten(0, -3).unsqueeze(1)
+    large = interpolate(flat, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    return large.view(*image.shape[:-2], *like.shape[-2:])

@@ -1,0 +1,87 @@
+"""WHEN: rules that let a scale through at some steps and switch guidance off at others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .config import number, reject
+from .scale import Scale, as_scale
+from .state import Rows, State
+from .types import Prediction, Query, Step
+
+
+class Gate(Scale):
+    """Base of the rules that let another scale through at some steps and switch off at others."""
+
+    scale: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("scale", as_scale(self, self.scale))
+
+    @property
+    def observes(self) -> bool:
+        return type(self).observe is not Gate.observe or self.scale.observes
+
+    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
+        self.scale.observe(q, positive, reference, state)
+
+
+@dataclass(frozen=True)
+class Interval(Gate):
+    """Guide only where ``low < sigma <= high``; elsewhere the reference is not evaluated.
+
+    Kynkaanniemi et al. 2024 (arXiv:2404.07724, section 3). sigma is in EDM's unit
+    (``sigma / alpha``), which is the same for every model; published bounds are rounded to three
+    digits, so take them a little wider than printed. Solvers of second order keep the decision of
+    the step's first evaluation.
+
+    Attributes:
+        scale: the scale inside.
+        low, high: bounds of sigma; ``high=None`` is no bound. The paper's best for SDXL is
+            (0.28, 5.42], for EDM2-XXL at 512 px (0.19, 1.61].
+    """
+
+    formula: ClassVar[str] = "w if low < sigma <= high, else 1"
+
+    scale: Any = 7.5
+    low: float = number(0.0, low=0)
+    high: float | None = number(None, low=0, optional=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.high is not None and self.high <= self.low:
+            raise reject(self, "high", self.high, f"a number above low (= {self.low:g}) or None")
+
+    def at(self, step: Step, state: State) -> list[float]:
+        inside = self.low < step.sigma and (self.high is None or step.sigma <= self.high)
+        return self.scale.at(step, state) if inside else [state.off] * state.batch
+
+    def __str__(self) -> str:
+        high = "inf" if self.high is None else f"{self.high:g}"
+        return f"{self.scale} for sigma in ({self.low:g}, {high}]"
+
+
+@dataclass(frozen=True)
+class StepAG(Gate):
+    """Guide only the first part of the run, and then take the conditional prediction alone.
+
+    "Step AG", arXiv:2506.08351 (abstract): no threshold to tune, for image and video models.
+
+    Attributes:
+        scale: the scale in that part.
+        share: of the run's evaluations, rounded to whole ones.
+    """
+
+    formula: ClassVar[str] = "w for the first share of the steps, then 1"
+
+    scale: Any = 7.5
+    share: float = number(0.5, low=0, high=1)
+
+    def at(self, step: Step, state: State) -> list[float]:
+        first = step.index < round(self.share * step.total)
+        return self.scale.at(step, state) if first else [state.off] * state.batch
+
+    def __str__(self) -> str:
+        return f"{self.scale} for the first {100 * self.share:g} %"

@@ -1,0 +1,172 @@
+"""What an alignment run shows of itself: tables, pictures of unseen prompts, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..grid import layout
+from ..guided import guided
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+STEPS = ("step", "reward", "loss", "grad_norm", "gradient_calls", "seconds", "cpu_seconds")
+MEANS = ("step", "reward", "held_out_reward", "diversity")
+PICTURES = ("step", "prompt", "sample", "reward", "held_out_reward", "diversity")
+
+
+class Monitor:
+    """Writes ``log.csv`` (training), ``unseen.csv`` and ``unseen-pictures.csv`` (pictures of unseen
+    prompts at fixed seeds), ``samples/`` and TensorBoard's events where it is installed.
+
+    Rewards over-optimise: beside the reward on unseen prompts stand a reward that is never
+    trained with and the diversity, the mean of 1 - cosine between pictures of one prompt, in the
+    features of the held-out reward, or of the pixels where it has none.
+    """
+
+    def __init__(self, trainer: Trainer, step: int) -> None:
+        self.trainer, self.out = trainer, trainer.out
+        self.log_file = _Table(self.out / "log.csv", STEPS, step)
+        self.means = _Table(self.out / "unseen.csv", MEANS, step)
+        self.pictures = _Table(self.out / "unseen-pictures.csv", PICTURES, step)
+        s = trainer.settings
+        self.prompts = trainer.unseen[: s.eval_prompts]
+        self.rows = [(p, i) for p in self.prompts for i in range(s.eval_samples)]
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board: Any = SummaryWriter(str(self.out / "tensorboard"), purge_step=step + 1)
+        except ImportError:
+            self.board = None
+
+    def log(self, figures: dict[str, float]) -> None:
+        self.log_file.add(figures)
+        self._show("train", figures)
+
+    def evaluate(self) -> None:
+        """Draw unseen prompts, score them, keep the picture of them."""
+        trainer, step = self.trainer, self.trainer.step
+        images = self.draw()
+        prompts = [prompt for prompt, _ in self.rows]
+        scores = self._scores(trainer.reward, images, prompts)
+        other = self._scores(trainer.held_out, images, prompts)
+        diversity = self._diversity(images)
+        for (prompt, sample), a, b, d in zip(
+            self.rows, scores, other, diversity.repeat_interleave(self._samples), strict=True
+        ):
+            self.pictures.add({
+                "step": step, "prompt": prompt, "sample": sample, "reward": a.item(),
+                "held_out_reward": b.item(), "diversity": d.item(),
+            })  # fmt: skip
+        means = {
+            "step": step, "reward": scores.mean().item(), "held_out_reward": other.mean().item(),
+            "diversity": diversity.mean().item(),
+        }  # fmt: skip
+        self.means.add(means)
+        self._show("unseen", means)
+        folder = self.out / "samples"
+        folder.mkdir(exist_ok=True)
+        n = self._samples
+        cells = [to_pictures(images)[i : i + n] for i in range(0, len(images), n)]
+        notes = [[f"{v:.3f}" for v in scores.tolist()[i : i + n]] for i in range(0, len(images), n)]
+        heads = [f"step {step}, seed {i}" for i in range(n)]
+        layout(cells, notes, heads, self.prompts).save(folder / f"step-{step:05d}.png")
+        if step == 0:
+            torch.save(images, self.out / "before.pt")
+
+    def compare(self) -> None:
+        """``before-after.png``: the same prompts and seeds, one sample of each."""
+        path = self.out / "before.pt"
+        if not path.exists():
+            return
+        before, after = torch.load(path, weights_only=True), self.draw()
+        columns, cells, notes = [], [[] for _ in self.prompts], [[] for _ in self.prompts]
+        for name, images in (("before", before), (f"step {self.trainer.step}", after)):
+            scores = self._scores(self.trainer.reward, images, [p for p, _ in self.rows])
+            pictures = to_pictures(images)
+            columns += [name] * self._samples
+            for row in range(len(self.prompts)):
+                part = slice(row * self._samples, (row + 1) * self._samples)
+                cells[row] += pictures[part]
+                notes[row] += [f"{value:.3f}" for value in scores[part].tolist()]
+        layout(cells, notes, columns, self.prompts).save(self.out / "before-after.png")
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """Pictures of the unseen prompts at their seeds, (N, 3, H, W) on the host."""
+        trainer, parts = self.trainer, []
+        with guided(trainer.pipe, trainer.settings.guider, quiet=True):
+            size = trainer.settings.batch_size
+            for start in range(0, len(self.rows), size):
+                part = self.rows[start : start + size]
+                seeds = [sample for _, sample in part]
+                parts.append(trainer.sample([p for p, _ in part], seeds).float().cpu())
+        return torch.cat(parts)
+
+    @property
+    def _samples(self) -> int:
+        return self.trainer.settings.eval_samples
+
+    @torch.no_grad()
+    def _scores(self, reward: Any, images: Tensor, prompts: list[str]) -> Tensor:
+        """(N,) on the host; nan without a reward."""
+        if reward is None:
+            return torch.full((len(images),), torch.nan)
+        size, device = self.trainer.settings.batch_size, self.trainer.device
+        return torch.cat([
+            reward(images[i : i + size].to(device), prompts[i : i + size]).float().cpu()
+            for i in range(0, len(images), size)
+        ])  # fmt: skip
+
+    @torch.no_grad()
+    def _diversity(self, images: Tensor) -> Tensor:
+        """(prompts,); nan where there is one picture of each."""
+        n = self._samples
+        if n == 1:
+            return torch.full((len(self.prompts),), torch.nan)
+        features = getattr(self.trainer.held_out, "features", None)
+        if features is not None:
+            values = features(images.to(self.trainer.device)).float().cpu()
+        else:
+            values = images.flatten(1) - 0.5
+        values = normalize(values, dim=1).view(len(self.prompts), n, -1)
+        pairs = (values @ values.mT).sum(dim=(1, 2)) - n
+        return 1 - pairs / (n * (n - 1))
+
+    def _show(self, group: str, figures: dict[str, float]) -> None:
+        if self.board is not None:
+            for name, value in figures.items():
+                if name != "step":
+                    self.board.add_scalar(f"{group}/{name}", value, figures["step"])
+
+
+class _Table:
+    """A CSV that a resumed run goes on with: rows after the step it resumes at are dropped."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], step: int) -> None:
+        self.path, self.columns = path, columns
+        rows = []
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows if step else [])
+
+    def add(self, row: dict[str, Any]) -> None:
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """(N, 3, H, W) in [0, 1] as PIL pictures."""
+    arrays = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array) for array in arrays]

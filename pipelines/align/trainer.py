@@ -1,0 +1,392 @@
+"""Fine-tune a pipeline to a differentiable reward: AlignProp and its relatives as one loop."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..generate import negative_arguments
+from ..guided import guided, parts_of
+from ..swap import restore, swap
+from .backprop import Backprop, backpropagated, plain
+from .lora import Adapter
+from .monitor import Monitor
+from .settings import AlignSettings
+
+Reward = Callable[[Tensor, Sequence[str]], Tensor]
+"""``reward(images, prompts)``: images (B, 3, H, W) in [0, 1], B prompts, to (B,) scores."""
+
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FREE = ("max_steps", "save_every", "eval_every", "checkpointing")
+
+
+@dataclass(frozen=True)
+class Micro:
+    """What one trajectory drew: prompts, a seed for each picture, and the way back."""
+
+    prompts: list[str]
+    seeds: list[int]
+    rng: random.Random
+
+
+class Trainer:
+    """An alignment run on a pipeline; ``run`` trains it, and goes on where a killed run stopped.
+
+    Every random number of a step comes from the seed, the step and the device's number, so that
+    a resumed run is the uninterrupted one, bit for bit where the kernels are.
+
+    Args:
+        pipe: a Diffusers pipeline that ``guided`` takes, with a decoder to pictures.
+        reward: see ``Reward``; differentiable. A module is moved to the device and frozen.
+        prompts: to train with.
+        unseen: prompts to watch it with; ``prompts`` if there are none.
+        settings: see ``AlignSettings``.
+        out: folder for the LoRA, the checkpoint, the logs and the pictures.
+        held_out: another reward that is never trained with, and its ``features(images)`` for the
+            diversity of pictures, if it has them.
+        device: where there is one process; the fastest there is by default.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: something is not allowed, the reward included: a wrong shape, a value that is
+            not finite, no gradient.
+        RuntimeError: peft is not installed.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        reward: Reward,
+        prompts: Sequence[str],
+        settings: AlignSettings | None = None,
+        out: str | Path = "lora",
+        *,
+        unseen: Sequence[str] = (),
+        held_out: Reward | None = None,
+        device: str = "",
+        quiet: bool = False,
+    ) -> None:
+        from accelerate import PartialState
+
+        self.settings = settings or AlignSettings()
+        self.out, self.prompts = Path(out), list(prompts)
+        if not self.prompts:
+            raise ValueError("prompts are empty; allowed is at least one")
+        self.unseen = list(unseen) or self.prompts
+        precision = self.settings.mixed_precision
+        if precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError("mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'")
+        self.processes = PartialState()
+        alone = self.processes.num_processes == 1
+        self.device = torch.device(device if alone and device else self.processes.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.pipe = pipe
+        self._prepare(PRECISIONS[precision])
+        with torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed)  # the same adapter on every device
+            s = self.settings
+            self.adapter = Adapter(pipe, s.rank, s.alpha, s.target_modules)
+        self.optimizer = torch.optim.AdamW(
+            self.adapter.parameters(), lr=s.learning_rate, betas=(s.beta1, s.beta2),
+            eps=s.epsilon, weight_decay=s.weight_decay,
+        )  # fmt: skip
+        self.reward, self.held_out = self._frozen(reward), self._frozen(held_out)
+        self.step = 0
+        self.main = self.processes.is_main_process
+        self.quiet = quiet or not self.main
+        self._consistent = True
+
+    def run(self) -> Path:
+        """Train to ``max_steps``; returns the folder of the LoRA.
+
+        Raises:
+            ValueError: the folder holds a run of other settings, or the reward does not work.
+            RuntimeError: the reward or a gradient is not finite; what was made so far is kept.
+        """
+        s = self.settings
+        resumed = self._resume()
+        monitor = Monitor(self, self.step) if self.main else None
+        bar = tqdm(total=s.max_steps, initial=self.step, desc="align", disable=self.quiet)
+        saved = self.step
+        with self._ready(), bar:
+            if not resumed:
+                self._check_reward()
+                if monitor:
+                    monitor.evaluate()
+            try:
+                while self.step < s.max_steps:
+                    figures = self._optimise()
+                    bar.update()
+                    bar.set_postfix(reward=f"{figures['reward']:.4f}")
+                    if monitor:
+                        monitor.log(figures)
+                        if self.step % s.eval_every == 0 or self.step == s.max_steps:
+                            monitor.evaluate()
+                    if self.step % s.save_every == 0:
+                        self._save()
+                        saved = self.step
+            finally:  # also when it is interrupted, or stops on a NaN
+                if saved != self.step and self._consistent:
+                    self._save()
+            if monitor:
+                monitor.compare()
+        self.processes.wait_for_everyone()
+        return self.out
+
+    # One step
+
+    def _optimise(self) -> dict[str, float]:
+        """One optimiser step; returns what the log shows."""
+        s, started, spent = self.settings, time.monotonic(), time.process_time()
+        rewards, losses, calls, parts = [], [], 0, s.gradient_accumulation_steps
+        with torch.random.fork_rng():
+            for micro in map(self._draw, range(parts)):
+                torch.manual_seed(micro.rng.getrandbits(63))  # for rewards that use chance
+                for score, loss, count in self._trajectory(micro):
+                    rewards.append(score)
+                    losses.append(loss)
+                    calls += count
+        loss = self._mean(torch.tensor(losses).sum())
+        if not torch.isfinite(loss):  # on any device
+            self.optimizer.zero_grad()
+            raise RuntimeError(self._not_finite("reward"))
+        parameters = self.adapter.parameters()
+        if all(parameter.grad is None for parameter in parameters):
+            raise RuntimeError(f"{type(self.pipe).__name__}: no gradient reaches the LoRA")
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = self._mean(parameter.grad)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(parameters, s.max_grad_norm))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # which skips such steps
+            self.optimizer.zero_grad()
+            raise RuntimeError(self._not_finite("gradient"))
+        self._consistent = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._consistent = True
+        return {
+            "step": self.step, "reward": self._mean(torch.cat(rewards).mean()).item(),
+            "loss": loss.item(), "grad_norm": norm, "gradient_calls": calls / parts,
+            "seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - spent,
+        }  # fmt: skip
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """Over the devices."""
+        if self.processes.num_processes == 1:
+            return value
+        from accelerate.utils import reduce
+
+        return reduce(value.to(self.device), "mean")
+
+    def _trajectory(self, micro: Micro) -> Iterator[tuple[Tensor, float, int]]:
+        """Sample, reward, backward; once, or several times from the same last noise level."""
+        s = self.settings
+        base = self.adapter.off if s.kl_weight else None
+        with backpropagated(
+            self.pipe, s.guider, s.truncation, rng=micro.rng,
+            checkpointing=s.checkpointing != "none", base=base,
+        ) as run:  # fmt: skip
+            repeats = 1 + int(s.truncation.renoise)
+            for repeat in range(repeats):
+                again = contextlib.nullcontext()
+                if repeat:
+                    generator = torch.Generator().manual_seed(micro.rng.getrandbits(63))
+                    again = run.renoised(
+                        lambda x, g=generator: torch.randn(x.shape, generator=g).to(x)
+                    )
+                with again:
+                    images = self.sample(micro.prompts, micro.seeds)
+                yield self._backward(images, micro.prompts, run, repeats)
+
+    def _backward(
+        self, images: Tensor, prompts: list[str], run: Backprop, repeats: int
+    ) -> tuple[Tensor, float, int]:
+        s = self.settings
+        scores = self.reward(images.float(), prompts)
+        loss = s.loss(scores.float())
+        if s.kl_weight and run.divergence is not None:
+            loss = loss + s.kl_weight * run.divergence
+        if s.weight_penalty:
+            loss = loss + s.weight_penalty * self.adapter.size()
+        loss = loss / (repeats * s.gradient_accumulation_steps)
+        self.scaler.scale(loss).backward()
+        return scores.detach().float(), loss.item(), run.calls
+
+    def _draw(self, part: int) -> Micro:
+        s, process = self.settings, self.processes.process_index
+        rng = random.Random(f"{s.seed}/{self.step}/{part}/{process}")
+        prompts = [rng.choice(self.prompts) for _ in range(s.batch_size)]
+        return Micro(prompts, [rng.getrandbits(63) for _ in prompts], rng)
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], **changes: Any) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] by the pipeline as it is."""
+        s = self.settings
+        known = inspect.signature(type(self.pipe).__call__).parameters
+        options = {"eta": s.eta, "height": s.height, "width": s.width}
+        options = {k: v for k, v in options.items() if k in known and v is not None}
+        options |= {"num_inference_steps": s.num_inference_steps} | changes
+        images = self.pipe(
+            list(prompts), output_type="pt",
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            **negative_arguments(self.pipe, [s.negative_prompt] * len(prompts)), **options,
+        )[0]  # fmt: skip
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
+            what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(
+                f"pipe is a {type(self.pipe).__name__}, which gives {what}; allowed are pipelines "
+                "of pictures, a tensor (B, 3, H, W)"
+            )
+        return images
+
+    def _not_finite(self, what: str) -> str:
+        return (
+            f"the {what} is not finite at step {self.step + 1}; the weights of step {self.step} "
+            f"are kept in {self.out}. Allowed are finite ones: lower the learning rate, or go on "
+            "from there with bf16 in place of fp16"
+        )
+
+    # Before the first step
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        """Everything frozen, on the device, in the type of ``mixed_precision``."""
+        self.pipe.to(self.device)
+        for part in self.pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+                if part.dtype != dtype:
+                    part.to(dtype)
+        vae = getattr(self.pipe, "vae", None)
+        if vae is not None and getattr(vae.config, "force_upcast", False):
+            vae.float()  # SDXL's overflows in float16
+        if self.settings.checkpointing == "blocks":
+            for part in (vae, *parts_of(self.pipe).values()):
+                if getattr(part, "_supports_gradient_checkpointing", False):
+                    part.enable_gradient_checkpointing()
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The pipeline without its bar; its decoder takes latents of any type."""
+        vae = getattr(self.pipe, "vae", None)
+        before = getattr(self.pipe, "_progress_bar_config", {})
+        self.pipe.set_progress_bar_config(**{**before, "disable": True})
+
+        def decode(original: Any, vae: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return original(vae, z.to(vae.dtype), *args, **kwargs)
+
+        if vae is not None:
+            swap(vae, {"decode": decode})
+        try:
+            with plain(self.pipe):
+                yield
+        finally:
+            if vae is not None:
+                restore(vae)
+            self.pipe.set_progress_bar_config(**{"disable": False, **before})
+
+    def _frozen(self, reward: Any) -> Any:
+        if isinstance(reward, nn.Module):
+            return reward.requires_grad_(False).eval().to(self.device)
+        return reward
+
+    def _check_reward(self) -> None:
+        """The reward on noise in the shape of the pictures: its values and its gradient.
+
+        Raises:
+            ValueError: it does not work.
+        """
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(2)]
+        with guided(self.pipe, self.settings.guider, quiet=True), torch.no_grad():
+            images = self.sample(prompts, [0, 1], num_inference_steps=2)
+        noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        check_reward(self.reward, noise.to(self.device), prompts)
+
+    # Checkpoints
+
+    def _resume(self) -> bool:
+        """Go on from the checkpoint in ``out``, if there is one."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        path, stored = self.out / "checkpoint.pt", self.out / "settings.json"
+        if not path.exists():
+            if self.main:
+                self.settings.save(stored)
+            return False
+        old, new = AlignSettings.load(stored).to_dict(), self.settings.to_dict()
+        for name in new:
+            if name not in FREE and old[name] != new[name]:
+                raise ValueError(
+                    f"{name} is {new[name]!r}, and the run in {self.out} began with {old[name]!r}; "
+                    f"allowed to change are {', '.join(FREE)}; or take another folder"
+                )
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.adapter.load(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        if self.main:
+            self.settings.save(stored)
+            if not self.quiet:
+                tqdm.write(f"going on at step {self.step} of the run in {self.out}")
+        return True
+
+    def _save(self) -> None:
+        """The LoRA, and what a later run needs to go on; whole files or none."""
+        if not self.main:
+            return
+        state = {
+            "step": self.step,
+            "adapter": self.adapter.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        unfinished = self.out / "unfinished-checkpoint.pt"
+        torch.save(state, unfinished)
+        os.replace(unfinished, self.out / "checkpoint.pt")
+        self.adapter.save(self.out)
+
+
+def check_reward(reward: Reward, images: Tensor, prompts: Sequence[str]) -> None:
+    """Call a reward once and look at what it answers.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+
+    Raises:
+        ValueError: a wrong type or shape, a value or gradient that is not finite, no gradient.
+    """
+    who = f"reward {getattr(reward, '__name__', type(reward).__name__)}"
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        scores = reward(images, list(prompts))
+    what = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    if what != (len(images),):
+        raise ValueError(
+            f"{who} gives {what} for {len(images)} images; allowed is a tensor ({len(images)},)"
+        )
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"{who} gives {scores.tolist()}; allowed are finite numbers")
+    gradient = None
+    if scores.requires_grad:
+        (gradient,) = torch.autograd.grad(scores.sum(), images, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise ValueError(
+            f"{who} has no gradient with respect to the images; allowed is a differentiable "
+            "reward, in torch throughout and without no_grad"
+        )
+    if not torch.isfinite(gradient).all():
+        raise ValueError(f"{who} has a gradient that is not finite; allowed is a finite one")

@@ -1,0 +1,158 @@
+"""Gradient terms: against closed forms, and never more of the network than is needed."""
+
+import pytest
+import torch
+from guiders import CFG, Adaptive, ClassifierGuidance, Guider, Interval, RewardGuidance
+from guiders.guidance import Denoiser, Prediction, Query, Readout
+from known import Answers, step
+
+
+def x_(batch=2):
+    return torch.randn(batch, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Linear:
+    """A network ``output = a * x``, and x0 = output."""
+
+    def __init__(self, a=0.5):
+        self.a, self.grad = a, []
+
+    def __call__(self, q, requests):
+        self.grad.append(q.x.requires_grad)
+        return {
+            branch: Prediction(q.x[rows], self.a * q.x[rows] + (branch.condition == "negative"),
+                               Readout(0.0, 1.0))
+            for branch, rows in requests.items()
+        }  # fmt: skip
+
+
+def quadratic(pictures, prompts):
+    """log p = -|x0 - 1|^2 / 2."""
+    return -(pictures - 1).square().flatten(1).sum(dim=1) / 2
+
+
+def latents(**settings):
+    return RewardGuidance(reward=quadratic, space="latents", **settings)
+
+
+def test_classifier_guidance_is_that_of_dhariwal_and_nichol():
+    """eps - s sqrt(1 - abar) grad log p(y | x), for a Gaussian log p around 1."""
+    x, at = x_(), step(0, sigma=2.0)
+    level = at.level
+
+    def log_prob(x, step, prompts):
+        assert step is at
+        return -(x - 1).square().sum(dim=1) / 2
+
+    eps = 0.3 * x
+    readout = Readout(1 / level.alpha, -level.sigma / level.alpha)
+    network = Answers(eps, eps, readout)
+    out = Denoiser(ClassifierGuidance(1.7, log_prob), 2)(Query(x, at), network).output
+    torch.testing.assert_close(out, eps - 1.7 * level.sigma * (1 - x))
+
+
+def test_universal_guidance_goes_through_the_network():
+    x, at = x_(), step(0, sigma=2.0)
+    level, network = at.level, Linear(0.5)
+    result = Denoiser(latents(scale=0.3), 2)(Query(x, at), network)
+    d = 0.5 * x
+    expected = d + level.sigma**2 / level.alpha * 0.3 * (0.5 * (1 - d))
+    torch.testing.assert_close(result.output, expected)
+    assert network.grad == [True]
+    assert not result.output.requires_grad
+
+
+def test_mpgd_does_not():
+    x, network = x_(), Linear(0.5)
+    out = Denoiser(latents(scale=0.3, through="x0"), 2)(Query(x, step()), network).output
+    torch.testing.assert_close(out, 0.5 * x + 0.3 * (1 - 0.5 * x))
+    assert network.grad == [False]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("through", ["network", "x0"])
+def test_under_the_callers_mode(mode, through):
+    x = x_()
+    guider = CFG(3) + latents(scale=0.3, through=through)
+    free = Denoiser(guider, 2)(Query(x, step()), Linear()).output
+    with mode():
+        bound = Denoiser(guider, 2)(Query(x_(), step()), Linear()).output
+    assert torch.equal(free, bound)
+
+
+def test_it_can_be_differentiated_in_turn():
+    x = x_().requires_grad_()
+    out = Denoiser(latents(scale=0.3), 2)(Query(x, step(sigma=2.0)), Linear(0.5)).output
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    level = step(sigma=2.0).level
+    expected = 0.5 - level.sigma**2 / level.alpha * 0.3 * 0.25
+    torch.testing.assert_close(grad, torch.full_like(x, expected))
+
+
+@pytest.mark.parametrize("ratio", [(0.33, 3.0), (0.5, 0.5), (0.0, 0.1)])
+def test_the_norm_is_matched_to_the_other_terms(ratio):
+    """Guide-and-Rescale: rho = |g| / |cfg|, g * clip(rho, low, high) / rho."""
+    low, high = ratio
+    x, at = x_(), step(sigma=2.0)
+
+    def change(guider):
+        return Denoiser(guider, 2)(Query(x, at), Linear()).output - 0.5 * x
+
+    cfg, g = change(CFG(3)), change(latents(scale=1.0))
+    both = change(CFG(3) + latents(scale=1.0, low=low, high=high)) - cfg
+    rho = g.norm(dim=1) / cfg.norm(dim=1)
+    expected = g * (rho.clamp(low, high) / rho)[:, None]
+    torch.testing.assert_close(both, expected)
+
+
+def test_images_do_not_mix_and_gates_are_off_at_zero():
+    x = x_(3)
+    guider = CFG([1, 3, 5]) + latents(scale=[0.3, 0.0, 0.3])
+    together = Denoiser(guider, 3)(Query(x, step()), Linear())
+    for row, (scale, s) in enumerate([(1, 0.3), (3, 0.0), (5, 0.3)]):
+        alone = Denoiser(CFG(scale) + latents(scale=s), 1)(
+            Query(x[row : row + 1], step()), Linear()
+        )
+        torch.testing.assert_close(alone.output[0], together.output[row])
+    gated = latents(scale=Interval(0.3, low=5.0))
+    network = Linear()
+    result = Denoiser(gated, 2)(Query(x_(), step(sigma=1.0)), network)
+    assert torch.equal(result.output, 0.5 * x_())
+    assert network.grad == [False]
+    assert result.record.skipped == [0, 1]
+
+
+def test_what_a_reward_has_to_be():
+    def run(reward, **settings):
+        guider = RewardGuidance(0.5, reward, space="latents", **settings)
+        return Denoiser(guider, 2)(Query(x_(), step()), Linear())
+
+    with pytest.raises(ValueError, match=r"the score is shape \(\); allowed is a tensor of shape"):
+        run(lambda pictures, prompts: pictures.sum())
+    with pytest.raises(ValueError, match="has no gradient"):
+        run(lambda pictures, prompts: pictures.detach().sum(dim=1))
+    with pytest.raises(ValueError, match="allowed are finite numbers"):
+        run(lambda pictures, prompts: pictures.sum(dim=1) * torch.nan)
+    with pytest.raises(ValueError, match="do not depend on x"):
+        run(lambda pictures, prompts: torch.ones(2, requires_grad=True))
+    with pytest.raises(ValueError, match=r"asks for decoded pictures, which only a pipeline has"):
+        Denoiser(RewardGuidance(0.5, quadratic), 2)(Query(x_(), step()), Linear())
+    with pytest.raises(ValueError, match="needs no reference"):
+        latents(scale=Adaptive(3))
+    with pytest.raises(ValueError, match=r"high is None; allowed is at least low \(= 0.3\)"):
+        latents(low=0.3)
+    with pytest.raises(ValueError, match="log_prob is None"):
+        ClassifierGuidance(3)
+
+
+def test_rewards_are_stored_by_name_and_code_is_not_run_unasked():
+    named = RewardGuidance(0.5, "emoji-clip", through="x0")
+    assert Guider.from_dict(named.to_dict()) == named
+    coded = RewardGuidance(0.5, "os:getcwd")
+    with pytest.raises(ValueError, match="functions=True"):
+        Guider.from_dict(coded.to_dict())
+    assert Guider.from_dict(coded.to_dict(), functions=True) == coded
+    with pytest.raises(ValueError, match="not stored as JSON"):
+        latents().to_dict()
+    with pytest.raises(ValueError, match="not stored as JSON"):
+        ClassifierGuidance(1, quadratic).to_dict()
