@@ -4,10 +4,14 @@
 
 All ways are timed in one run, each ``--rounds`` times in turn, in float64 on the same features, in
 CPU seconds of one thread, which other work on the machine disturbs least; a ratio is of the fastest
-rounds. Memory is what a process takes at most beyond what it had before,
-each way in a process of its own. With ``--torch-fidelity FOLDER`` (``pip install --no-deps --target
-FOLDER torch-fidelity``) its code is run too; the torchvision that it imports is not needed for what
-is run, and is left out.
+rounds. Memory is what a process takes at most beyond what it had before, each way in a process of
+its own.
+
+    pip install --no-deps --target build/torch-fidelity torch-fidelity
+    python benchmarks/frechet.py --torch-fidelity build/torch-fidelity
+
+runs torch-fidelity's distance and network beside ours. The torchvision that it imports is not
+needed for either, and is left out.
 """
 
 from __future__ import annotations
@@ -186,7 +190,9 @@ def against_torch_fidelity(folder: Path) -> list[str]:
     torch.manual_seed(0)
     network, weights = inception.Inception().eval(), folder / "random-inception.pth"
     for name, buffer in network.named_buffers():
-        if "running" in name:
+        if "running_mean" in name:
+            buffer.normal_(0, 0.1)
+        elif "running_var" in name:
             buffer.uniform_(0.5, 1.5)
     torch.save(network.state_dict(), weights)
     extractor = FeatureExtractorInceptionV3(
@@ -198,7 +204,8 @@ def against_torch_fidelity(folder: Path) -> list[str]:
     two = Network("inception", network, inception.SIZE, "tf1", same, same)(pictures)
     off = float((one - two).abs().max() / one.abs().max())
     return [
-        f"torch-fidelity on the same 3000 x 512 features: {theirs:.10f}, guiders {ours:.10f}.",
+        f"The same 3000 x 512 features: torch-fidelity {theirs:.10f}, guiders {ours:.10f}.",
+        "",
         "Inception with the same random weights, four pictures of 40 x 56 resized by each: largest "
         f"difference {off:.0e} of the largest feature.",
     ]
@@ -213,22 +220,23 @@ def main() -> None:
     args = parser.parse_args()
     if args.statistics:
         return statistics_memory(args.statistics)
-    lines = [
-        f"# Frechet distance and statistics, {platform.machine()} CPU, one thread",
-        "",
-        f"`OMP_NUM_THREADS=1 python benchmarks/frechet.py --rounds {args.rounds}`; torch "
-        f"{torch.__version__}, scipy {scipy.__version__}, numpy {np.__version__}. Errors are "
-        "relative to the distance by singular values of the features.",
-        "",
-        *distances(args.rounds),
-        "",
-        "Statistics of 50,000 x 2048 float32 features in batches of 500; extra memory beyond one "
-        "batch and the libraries:",
-        "",
-        *memory(),
-    ]
     if args.torch_fidelity:
-        lines += ["", *against_torch_fidelity(args.torch_fidelity)]
+        lines = ["# Beside torch-fidelity", "", *against_torch_fidelity(args.torch_fidelity)]
+    else:
+        lines = [
+            f"# Frechet distance and statistics, {platform.machine()} CPU, one thread",
+            "",
+            f"`OMP_NUM_THREADS=1 python benchmarks/frechet.py --rounds {args.rounds}`; torch "
+            f"{torch.__version__}, scipy {scipy.__version__}, numpy {np.__version__}. Errors are "
+            "relative to the distance by singular values of the features.",
+            "",
+            *distances(args.rounds),
+            "",
+            "Statistics of 50,000 x 2048 float32 features in batches of 500; extra memory beyond "
+            "one batch and the libraries:",
+            "",
+            *memory(),
+        ]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.out:
