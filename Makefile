@@ -6,7 +6,7 @@ PACKAGES = guidance samplers pipelines evals commands models
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint support clean
+.PHONY: demo test lint support methods clean
 
 demo: $(VENV)/ready
 	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
@@ -34,6 +34,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 support: $(VENV)/ready
 	$(BIN)/python -m pytest tests/pipelines/test_every_pipeline.py tests/samplers/test_every_scheduler.py \
 	  --support docs/support.md
+
+# The table of methods, from the code.
+methods: $(VENV)/ready
+	$(BIN)/python docs/methods.py
 
 clean:
 	rm -rf build dist out *.egg-info

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Adaptive(Gate):
             0.991 in eps and output.
         space: "x0", "eps", or "output" of the network.
     """
+
+    formula: ClassVar[str] = "w until cos(D_c, D_u) >= threshold, then 1"
 
     scale: Any = 7.5
     threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
@@ -85,6 +87,8 @@ class Stale(Reference):
         threshold, space: as for ``Adaptive``.
         of: the reference that is evaluated before.
     """
+
+    formula: ClassVar[str] = "D_u, then D_c - (the last D_c - D_u)"
 
     threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")

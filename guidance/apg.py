@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +42,12 @@ class APG(Term):
             latent size. The default is the paper's radius for SDXL, 0.0586; give one of the two.
         momentum: beta; the paper's choice for SDXL is -0.5.
     """
+
+    formula: ClassVar[str] = (
+        "D_c + (w - 1) (g_orthogonal + eta g_parallel), "
+        "g = m min(1, r / |m|), m = D_c - D_u + beta m_before"
+    )
+    works_on: ClassVar[str] = "x0"
 
     scale: Any = 10.0
     eta: float = number(0.0, low=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,6 +27,9 @@ class CADS(Prepare):
         noise_scale: s.
         rescale: psi, how far mean and spread are restored.
     """
+
+    formula: ClassVar[str] = "y -> sqrt(g) y + s sqrt(1 - g) n, back to its mean and spread"
+    works_on: ClassVar[str] = "prompt"
 
     low: float = number(0.6, low=0, high=1)
     high: float = number(0.9, low=0, high=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ class CFG(Term):
     ``u + scale * (c - u)``: scale 1 is no guidance. The paper's w is ``scale - 1``. A difference
     of two predictions means the same in every space.
     """
+
+    formula: ClassVar[str] = "D_c + (w - 1) (D_c - D_u)"
+    works_on: ClassVar[str] = "any"
 
     scale: Any = 7.5
     reference: Reference = Negative()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .config import number
 from .scale import Scale
@@ -22,6 +23,8 @@ class CFGPlusPlus(Scale):
     Attributes:
         lam: the paper's lambda, in [0, 1]; 0.6 is typical, about 7.5 to 12.5 of CFG.
     """
+
+    formula: ClassVar[str] = "lam sigma / (sigma - sigma_next)"
 
     lam: float = number(0.6, low=0, high=1)
 

@@ -38,6 +38,11 @@ class CFGPlusPlus2M(Term):
             is what the second order is made of; the other adds a share of guidance with it.
     """
 
+    formula: ClassVar[str] = (
+        "D_u + w / (1 - q) (D_c - D_u) + (X - X_before) / (2 r), q = sigma' / sigma"
+    )
+    works_on: ClassVar[str] = "any"
+
     scale: Any = 0.6
     correction: str = choice("unconditional", "unconditional", "guided")
     reference: Reference = Negative()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class CFGZeroStar(Term):
     arXiv:2503.18886, for flow matching, on the network's output (the velocity).
     The paper's zero-init, a first step of zero velocity, is not part of it.
     """
+
+    formula: ClassVar[str] = "s u + w (c - s u), s = <c, u> / |u|^2"
+    works_on: ClassVar[str] = "output"
 
     scale: Any = 7.5
     reference: Reference = Negative()

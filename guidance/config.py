@@ -55,6 +55,8 @@ class Config:
     """
 
     registry: ClassVar[dict[str, type[Config]]] = {}
+    formula: ClassVar[str] = ""  # in a line, for the table of methods
+    works_on: ClassVar[str] = ""  # what it is about: "x0", the network's "output", "any"
 
     def __init_subclass__(cls) -> None:
         known = Config.registry.get(cls.__name__)

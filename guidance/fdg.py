@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class FDG(Term):
             ``(1, 4/9)``. As many bands as shares; each halves the resolution.
         parallel: weight of the part of each band along D_c's own.
     """
+
+    formula: ClassVar[str] = "D_c + sum_k (w_k - 1) band_k(D_c - D_u)"
+    works_on: ClassVar[str] = "any"
 
     scale: Any = 10.0
     shares: Any = (1.0, 4 / 9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .config import number, reject
 from .scale import Scale, as_scale
@@ -43,6 +43,8 @@ class Interval(Gate):
             (0.28, 5.42], for EDM2-XXL at 512 px (0.19, 1.61].
     """
 
+    formula: ClassVar[str] = "w if low < sigma <= high, else 1"
+
     scale: Any = 7.5
     low: float = number(0.0, low=0)
     high: float | None = number(None, low=0, optional=True)
@@ -71,6 +73,8 @@ class StepAG(Gate):
         scale: the scale in that part.
         share: of the run's evaluations, rounded to whole ones.
     """
+
+    formula: ClassVar[str] = "w for the first share of the steps, then 1"
 
     scale: Any = 7.5
     share: float = number(0.5, low=0, high=1)

@@ -55,6 +55,8 @@ class Confusion(Reference):
         model: of the reference prediction, as in ``WeakModel``; the pipeline's own by default.
     """
 
+    formula: ClassVar[str] = "D_r, r the likeliest wrong class; w - 1 times 1 - p_y"
+
     prompts: Any = ()
     classifier: Any = "emoji-clip"
     space: str = choice("pictures", "pictures", "latents")

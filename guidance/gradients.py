@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class ClassifierGuidance(Gradient):
         log_prob: a function ``(x, step, prompts) -> (B,)``: latents (B, ...) at the noise level
             ``step.level``, and what each image is asked to be, to the log-probability of that.
     """
+
+    formula: ClassVar[str] = "D + s sigma^2 / alpha grad_x log p(y | x)"
+    works_on: ClassVar[str] = "x"
 
     scale: Any = 1.0
     log_prob: Any = None
@@ -75,6 +78,9 @@ class RewardGuidance(Gradient):
         low, high: bounds of the ratio to the norm of the other terms' change; None is as it comes.
     """
 
+    formula: ClassVar[str] = "D + s sigma^2 / alpha grad_x r(D(x)), or D + s grad_D r(D)"
+    works_on: ClassVar[str] = "x0"
+
     scale: Any = 1.0
     reward: Any = "emoji-clip"
     space: str = choice("pictures", "pictures", "latents")
@@ -116,7 +122,8 @@ class RewardGuidance(Gradient):
             theirs, ours = dot(others, others).sqrt(), dot(change, change).sqrt()
             tiny = torch.finfo(ours.dtype).tiny
             ratio = (ours / theirs.clamp_min(tiny)).clamp(self.low, self.high)
-            factor = torch.where(theirs > 0, ratio * theirs / ours.clamp_min(tiny), 1.0)
+            both = (theirs > 0) & (ours > 0)
+            factor = torch.where(both, ratio * theirs / ours.clamp_min(tiny), 1.0)
             change = expand(factor, change) * change
         return scale * change
 

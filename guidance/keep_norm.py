@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ class KeepNorm(Post):
     Lumina2's ``cfg_normalization``, whose last dimension is the width. A guider replaces it;
     ``CFG(4) | KeepNorm()`` is what those pipelines do by themselves.
     """
+
+    formula: ClassVar[str] = "g |c| / |g|, of each vector along the last dimension"
+    works_on: ClassVar[str] = "output"
 
     def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
         wanted, output = working(positive.output), working(guided.output)

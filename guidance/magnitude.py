@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class MagnitudeAware(Term):
     Attributes:
         alpha: how quickly it is damped; the paper's choice is 8.
     """
+
+    formula: ClassVar[str] = "u + w' (c - u), w' = 1 + (w - 1) exp(-alpha |c - u| / |u|)"
+    works_on: ClassVar[str] = "output"
 
     scale: Any = 10.0
     alpha: float = number(8.0, low=0)

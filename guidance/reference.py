@@ -109,6 +109,8 @@ class Perturbation(Reference):
 class Negative(Reference):
     """The negative prompt; the empty one where none is given (Ho & Salimans 2022, section 3.2)."""
 
+    formula: ClassVar[str] = "D_u, at the negative prompt"
+
     def branch(self) -> Branch:
         return NEGATIVE
 
@@ -131,6 +133,8 @@ class WeakModel(Reference):
             the class of the pipeline's denoiser or a relative.
         prediction_type: of its output, where it differs from the pipeline's.
     """
+
+    formula: ClassVar[str] = "D_0, of a worse network"
 
     model: Any = None
     prediction_type: str = choice("", "", "epsilon", "v_prediction", "sample", "flow_prediction")

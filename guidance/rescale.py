@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,9 @@ class Rescale(Post):
     ``phi * g * std(c) / std(g) + (1 - phi) * g`` with the standard deviation over each image. The
     paper recommends 0.7, for v-prediction models of zero terminal signal-to-noise ratio.
     """
+
+    formula: ClassVar[str] = "phi g std(c) / std(g) + (1 - phi) g"
+    works_on: ClassVar[str] = "output"
 
     phi: float = number(0.7, low=0, high=1)
 

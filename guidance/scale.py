@@ -11,7 +11,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .config import Config, is_number, number, reject
 from .state import Rows, State
@@ -65,6 +65,8 @@ def as_scale(owner: object, value: Any) -> Scale:
 class Constant(Scale):
     """The same scale at every step; what a plain number becomes."""
 
+    formula: ClassVar[str] = "w"
+
     scale: float = number(1.0, low=0)
 
     def at(self, step: Step, state: State) -> list[float]:
@@ -80,6 +82,8 @@ class Constant(Scale):
 @dataclass(frozen=True)
 class PerImage(Scale):
     """A scale for each image of a batch, or for each prompt of several images."""
+
+    formula: ClassVar[str] = "w_i of image i"
 
     scales: tuple[float, ...]
 
@@ -115,6 +119,8 @@ class Linear(Scale):
     constant ones.
     """
 
+    formula: ClassVar[str] = "start + (end - start) t, t from 0 to 1"
+
     start: float = number(1.0, low=0)
     end: float = number(10.0, low=0)
 
@@ -128,6 +134,8 @@ class Linear(Scale):
 @dataclass(frozen=True)
 class Cosine(Scale):
     """From ``start`` to ``end`` along half a cosine: slow at both ends (arXiv:2404.13040)."""
+
+    formula: ClassVar[str] = "start + (end - start) (1 - cos(pi t)) / 2"
 
     start: float = number(1.0, low=0)
     end: float = number(10.0, low=0)
@@ -148,6 +156,8 @@ class Custom(Scale):
     Only a function that can be imported by name can be stored as JSON, and it is read back only on
     request (``Guider.load(path, functions=True)``), since that runs code.
     """
+
+    formula: ClassVar[str] = "a function of the step"
 
     function: Callable[[Step], Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class TCFG(Term):
     TCFG (arXiv:2503.18137, CVPR 2025): ``u' = <u, v> v``, where v is the first right
     singular vector of the two rows (c, u) of each image, on the network's output.
     """
+
+    formula: ClassVar[str] = "u' + w (c - u'), u' = <u, v> v, v the main direction of c and u"
+    works_on: ClassVar[str] = "output"
 
     scale: Any = 7.5
     reference: Reference = Negative()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class DynamicThreshold(Post):
         limit: the range of a clean image is [-limit, limit].
     """
 
+    formula: ClassVar[str] = "clip(D, -s, s) limit / s, s = max(limit, quantile of |D|)"
+    works_on: ClassVar[str] = "x0"
+
     quantile: float = number(0.995, low=0, high=1)
     limit: float = number(1.0, low=0, open_ends=True)
 
@@ -47,6 +51,9 @@ class EnergyPreserving(Post):
     Attributes:
         low, high: percentiles, in per cent; all elements by default.
     """
+
+    formula: ClassVar[str] = "D sqrt(E_c / E)"
+    works_on: ClassVar[str] = "x0"
 
     low: float = number(0.0, low=0, high=100)
     high: float = number(100.0, low=0, high=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .config import number, reject
 from .guider import Prepare
@@ -19,6 +20,9 @@ class ZeroInit(Prepare):
     Attributes:
         steps: how many evaluations; the paper's is 1 step, or 4 % of them.
     """
+
+    formula: ClassVar[str] = "a velocity of 0 at the first steps"
+    works_on: ClassVar[str] = "output"
 
     steps: float = number(1.0, low=0)
 

@@ -54,6 +54,7 @@ class Turn:
         calls: what the denoiser was called with, and what it said, so far.
         held: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
+        followed: was the guider asked what it needs besides, on seeing the positive prediction?
         whole: the positive branch's output, of which the latents may be a part.
         first: what the first of two forwards returned; g is written into it.
     """
@@ -67,6 +68,7 @@ class Turn:
     held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
     q: Query | None = None
     answers: Answers = field(default_factory=Answers)
+    followed: bool = False
     whole: Tensor | None = None
     first: Tensor | None = None
     guided: Guided | None = None
@@ -211,6 +213,7 @@ class Run:
         if guided in self._checked:
             self._errors.append((found, allowed))
         elif not found <= allowed:
+            self._denoiser.finish()  # if a number is not finite, this says whose
             raise RuntimeError(self._changed(float(found)))
         self._checked.add(guided)
 
@@ -302,15 +305,15 @@ class Run:
 
         One forward for each network, of the rows asked for.
         """
-        followed = POSITIVE not in turn.waiting
-        while ready := [branch for branch in turn.waiting if _role(branch) in turn.held]:
+        while True:
+            ready = [branch for branch in turn.waiting if _role(branch) in turn.held]
             for group in _forwards(ready, turn.held, self._denoiser.through_network):
                 self._forward(turn, group, form)
-            if not followed and POSITIVE not in turn.waiting:
-                followed = True
-                assert turn.q is not None
-                for branch, rows in self._denoiser.follow(turn.q, turn.answers).items():
-                    turn.waiting[branch] = rows
+            if turn.followed or not turn.answers.images(POSITIVE):
+                return
+            turn.followed = True
+            assert turn.q is not None
+            turn.waiting |= self._denoiser.follow(turn.q, turn.answers)
 
     def _forward(self, turn: Turn, group: list[Branch], form: Form) -> None:
         """One forward of a network for branches that can share it."""
@@ -324,7 +327,8 @@ class Run:
         leaf: Tensor | None = None
         if watched:
             leaf = x if x.requires_grad else leaf_of(x)
-            part = part.differentiable(leaf[wanted[POSITIVE]])
+            with differentiable():
+                part = part.differentiable(take(leaf, wanted[POSITIVE]))
         model, change = group[0].model, group[0].change
         other = load_network(model, turn.network)
         assert turn.forward is not None

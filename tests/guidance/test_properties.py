@@ -12,6 +12,7 @@ from guiders import (
     TCFG,
     Adaptive,
     CFGPlusPlus,
+    CFGPlusPlus2M,
     CFGZeroStar,
     Cosine,
     DynamicThreshold,
@@ -67,6 +68,7 @@ OTHERS = {
     "linear": CFG(Linear(1, 9)),
     "cosine": APG(Cosine(1, 9)),
     "cfg++": CFG(CFGPlusPlus(0.6)),
+    "cfg++ 2m": CFGPlusPlus2M(0.6),
     "reward": CFG(3) + RewardGuidance(0.2, score, "latents", "x0"),
     "matched": CFG(3) + RewardGuidance(0.2, score, "latents", "x0", low=0.3, high=3),
 }
