@@ -20,10 +20,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     absent = argparse.SUPPRESS
     add = parser.add_argument
     add(
-        "--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id"
-    )
-    add("--negative-prompt", default=absent)
-    add(
         "--guider",
         default=absent,
         help="such as cfg (default), apg, none, 'apg+adaptive', 'cfg(5)+rescale'",
@@ -62,7 +58,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help="a guider stored as JSON, instead of --guider",
     )
-    add("--num-inference-steps", type=int, default=absent, help="(default: 30)")
+    add_run(parser)
+
+
+def add_run(parser: argparse.ArgumentParser, steps: int = 30) -> None:
+    """Those of them that a run has whatever its guider."""
+    absent, add = argparse.SUPPRESS, parser.add_argument
+    add(
+        "--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id"
+    )
+    add("--negative-prompt", default=absent)
+    add("--num-inference-steps", type=int, default=absent, help=f"(default: {steps})")
     add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
     add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
     add("--width", type=int, default=absent, help="pixels (default: the model's)")

@@ -185,21 +185,27 @@ def generate(
     guiders = [guider] * len(jobs) if isinstance(guider, Guider) else list(guider)
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
-        first = batch[0]
         chosen = guiders[start : start + batch_size]
         same = all(one == chosen[0] for one in chosen)
         with guided(pipe, chosen[0] if same else chosen, quiet=quiet or start > 0) as run:
-            result = pipe(
-                [job.prompt for job in batch],
-                num_inference_steps=first.num_inference_steps,
-                generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-                **negative_arguments(pipe, [job.negative_prompt for job in batch]),
-                **_size(pipe, first),
-            )
-            images = result.images
+            images = pipe([job.prompt for job in batch], **arguments(pipe, batch)).images
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
+
+
+def arguments(pipe: Any, batch: Sequence[Settings]) -> dict[str, Any]:
+    """What a pipeline is called with, beside the prompts, for a batch like those of ``generate``.
+
+    Raises:
+        ValueError: the pipeline does not take something in the settings.
+    """
+    return {
+        "num_inference_steps": batch[0].num_inference_steps,
+        "generator": [torch.Generator().manual_seed(job.seed) for job in batch],
+        **negative_arguments(pipe, [job.negative_prompt for job in batch]),
+        **_size(pipe, batch[0]),
+    }
 
 
 def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:
