@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import choice, number, reject
 from .context import Condition
@@ -85,7 +85,7 @@ class Confusion(Reference):
         ):
             allowed = "a reference that is one branch, such as Negative(), or None"
             raise reject(self, "otherwise", self.otherwise, allowed)
-        if self.model is not None and not isinstance(self.model, (nn.Module, str)):
+        if self.model is not None and not callable(self.model) and not isinstance(self.model, str):
             raise reject(self, "model", self.model, "a network, the name of one, or None")
         if self.every != int(self.every):
             raise reject(self, "every", self.every, "a whole number of at least 1")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
-
-from torch import nn
 
 from .config import Config, choice, reject
 from .context import Condition
@@ -27,15 +25,20 @@ class Branch:
     """
 
     condition: Literal["positive", "negative"] | Condition
-    model: nn.Module | str | None = None
+    model: Callable[..., Any] | str | None = None
     prediction_type: str = ""
     change: Perturbation | None = None
 
     def __str__(self) -> str:
         where = self.condition if isinstance(self.condition, str) else f"{self.condition.name!r}"
-        by = f" of {self.model if isinstance(self.model, str) else type(self.model).__name__}"
+        by = f" of {name_of(self.model)}"
         changed = f" with {type(self.change).__name__}" if self.change else ""
         return f"{where}{by if self.model is not None else ''}{changed}"
+
+
+def name_of(model: Any) -> str:
+    """A network, a function or a name, in a word."""
+    return model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
 
 
 POSITIVE = Branch("positive")
@@ -75,6 +78,15 @@ class Reference(Config):
     def prompts(self) -> Sequence[Any]:
         """Other prompts, or classes, than the pipeline's own that it may ask for."""
         return ()
+
+    def admits(self, step: Step, scales: Sequence[float]) -> bool:
+        """Is there guidance at this step? A reference that is made for certain noise levels, or
+        scales, complains of others here.
+
+        Args:
+            scales: of the images that are to be guided; none of them will be if the answer is no.
+        """
+        return True
 
     def asks(self, step: Step, state: State, rows: Sequence[int]) -> Asked:
         """What to evaluate for ``rows``, those that are guided at this step; asked before any
@@ -128,9 +140,9 @@ class WeakModel(Reference):
     sum of terms (the paper's appendix): ``D_m + sum_i (w_i - 1) (D_m - D_i)``.
 
     Attributes:
-        model: a network with the call signature of the pipeline's denoiser; or, to be stored as
-            JSON, the name of one that ships (``"emoji-weak"``), a folder or an id on the Hub, of
-            the class of the pipeline's denoiser or a relative.
+        model: a network (or a function) with the call signature of the pipeline's denoiser; or, to
+            be stored as JSON, the name of one that ships (``"emoji-weak"``), a folder or a Hub id,
+            of the class of the pipeline's denoiser or a relative.
         prediction_type: of its output, where it differs from the pipeline's.
     """
 
@@ -141,8 +153,8 @@ class WeakModel(Reference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.model, (nn.Module, str)) or not self.model:
-            allowed = "a torch.nn.Module, or the name of a model, a folder or an id on the Hub"
+        if not callable(self.model) and (not isinstance(self.model, str) or not self.model):
+            allowed = "a network, or the name of a model, a folder or an id on the Hub"
             raise reject(self, "model", self.model, allowed)
 
     def branch(self) -> Branch:
@@ -152,10 +164,9 @@ class WeakModel(Reference):
         if isinstance(self.model, str):
             return super().to_dict()
         raise ValueError(
-            f"WeakModel: a network ({type(self.model).__name__}) is not stored as JSON; give the "
+            f"WeakModel: a network ({name_of(self.model)}) is not stored as JSON; give the "
             "name of a model, a folder or an id on the Hub"
         )
 
     def __str__(self) -> str:
-        name = self.model if isinstance(self.model, str) else type(self.model).__name__
-        return f"weak {name}"
+        return f"weak {name_of(self.model)}"

@@ -14,7 +14,7 @@ from .. import models
 from .swap import class_of
 
 
-def load_network(model: nn.Module | str | None, like: nn.Module) -> Any:
+def load_network(model: Any, like: nn.Module) -> Any:
     """A network as it is, or by name: in the type and on the device of the pipeline's denoiser.
 
     Args:

@@ -37,10 +37,11 @@ def as_network(
     def network(q: Query, requests: Requests) -> Mapping[Branch, Prediction]:
         answers = {}
         for branch, rows in requests.items():
-            if branch.change is not None:
+            if branch.change is not None or isinstance(branch.model, str):
                 raise ValueError(
-                    f"as_network: the guider asks for {branch}; allowed are references that leave "
-                    "the network as it is"
+                    f"as_network: the guider asks for the {branch} prediction; allowed are "
+                    "references that leave the network as it is, and other networks themselves "
+                    "instead of their names"
                 )
             seen = q.rows(rows)
             if isinstance(branch.condition, Condition):
