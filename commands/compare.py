@@ -17,7 +17,7 @@ from ..guidance import CFG, Constant, Guider
 from ..pipelines.parse import UNGUIDED, parse_guider
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
-from .settings import add_settings, make_folder, pipeline_of
+from .settings import add_run, make_folder, pipeline_of
 
 GUIDERS, SCALES = ("cfg", "apg"), "1,2,4,8,12,16"
 WANTED = "fd,clip,saturation,contrast,clipped,nfe"
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     )
     one.add_argument("--out", type=Path, help="folder of the comparison (default: out/compare)")
     add_measuring(one, WANTED)
-    add_settings(one, STEPS)
+    add_run(one, STEPS)
     one.set_defaults(run=run)
 
 

@@ -17,7 +17,7 @@ from ..evals.processes import Processes
 from ..evals.tables import shown
 from ..guidance import Guider
 from .flags import guider_from
-from .settings import add_guider, add_settings, make_folder, pipeline_of, settings_of
+from .settings import add_settings, make_folder, pipeline_of, settings_of
 
 DRAWN = "fd,precision,recall,clip,class,saturation,contrast,clipped,nfe,seconds,memory"
 GIVEN = "saturation,contrast,clipped"
@@ -40,7 +40,6 @@ def add(commands: Any) -> None:
     one.add_argument("--baseline", default="", help="folder of pictures for ssim, psnr and lpips")
     one.add_argument("--out", type=Path, help="folder of the run (default: out/evaluate)")
     add_measuring(one, f"{DRAWN}; without class for other models than emoji")
-    add_guider(one)
     add_settings(one, STEPS)
     one.set_defaults(run=run)
 

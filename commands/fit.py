@@ -13,7 +13,7 @@ from ..evals.prompts import SETS, load_prompts
 from ..guidance.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.fit_linear_ag import fit_linear_ag
 from ..pipelines.generate import Settings
-from .settings import add_settings, make_folder, pipeline_of
+from .settings import add_run, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}
 
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     add("--space", default="eps", help=f"of the predictions: {', '.join(SPACES)}")
     add("--batch-size", type=int, default=8, help="paths walked at once")
     add("--out", type=Path, default=Path("linear-ag.safetensors"), help="file to write")
-    add_settings(one, 20)
+    add_run(one, steps=20)
     one.set_defaults(run=run)
 
 

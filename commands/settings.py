@@ -20,23 +20,6 @@ def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:
     absent = argparse.SUPPRESS
     add = parser.add_argument
     add(
-        "--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id"
-    )
-    add("--negative-prompt", default=absent)
-    add("--num-inference-steps", type=int, default=absent, help=f"(default: {steps})")
-    add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
-    add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
-    add("--width", type=int, default=absent, help="pixels (default: the model's)")
-    add("--height", type=int, default=absent, help="pixels (default: the model's)")
-    add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")
-    add("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
-
-
-def add_guider(parser: argparse.ArgumentParser) -> None:
-    """The one guider of a command."""
-    absent = argparse.SUPPRESS
-    add = parser.add_argument
-    add(
         "--guider",
         default=absent,
         help="such as cfg (default), apg, none, 'apg+adaptive', 'cfg(5)+rescale'",
@@ -75,6 +58,23 @@ def add_guider(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help="a guider stored as JSON, instead of --guider",
     )
+    add_run(parser, steps)
+
+
+def add_run(parser: argparse.ArgumentParser, steps: int = 30) -> None:
+    """Those of them that a run has whatever its guider."""
+    absent, add = argparse.SUPPRESS, parser.add_argument
+    add(
+        "--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id"
+    )
+    add("--negative-prompt", default=absent)
+    add("--num-inference-steps", type=int, default=absent, help=f"(default: {steps})")
+    add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
+    add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
+    add("--width", type=int, default=absent, help="pixels (default: the model's)")
+    add("--height", type=int, default=absent, help="pixels (default: the model's)")
+    add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")
+    add("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
 
 
 def settings_of(

@@ -139,7 +139,7 @@ def compare(
     for cell in cells if match else ():
         scale = cell.figures[EFFECTIVE].value if cell.figures else 0.0
         scale = round(processes.share(scale), 2)
-        if _is_plain(cell.guider):
+        if is_plain(cell.guider):
             continue
         twin = Cell("CFG", scale, CFG(scale), out)
         twin.folder = folder_of(out, twin.guider)
@@ -178,6 +178,6 @@ def _number(scale: Scale) -> float | None:
     return scale.scale if isinstance(scale, Constant) else None
 
 
-def _is_plain(guider: Guider) -> bool:
+def is_plain(guider: Guider) -> bool:
     """Is it CFG at one number? Its effective scale is that number."""
     return exact_scale(guider) is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from .charts import Line, Point, chart, mark
-from .comparison import EFFECTIVE, Cell, Comparison
+from .comparison import EFFECTIVE, Cell, Comparison, is_plain
 from .files import read_picture, write
 from .metrics import Wanted
 from .prompts import load_prompts
@@ -160,11 +160,12 @@ def _charts(comparison: Comparison, kinds: Sequence[Wanted], over_effective: boo
     for one in kinds:
         lines = []
         for style, label in enumerate(comparison.labels):
+            cells = comparison.of(label)
+            if over_effective and all(is_plain(cell.guider) for cell in cells):
+                cells = with_matched(comparison, cells)
             points = []
-            for cell in comparison.of(label):
-                if one.key not in cell.figures or (
-                    over_effective and EFFECTIVE not in cell.figures
-                ):
+            for cell in cells:
+                if not {one.key, EFFECTIVE if over_effective else one.key} <= set(cell.figures):
                     continue
                 estimate = cell.figures[one.key].estimate
                 x = cell.figures[EFFECTIVE].value if over_effective else cell.scale
@@ -179,6 +180,16 @@ def _charts(comparison: Comparison, kinds: Sequence[Wanted], over_effective: boo
                 f"{chart(lines, across, one.metric.title)}</figure>"
             )
     return f'<div class="charts">{"".join(panels)}</div>'
+
+
+def with_matched(comparison: Comparison, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of plain CFG, and the CFG that was drawn at the effective scales of others."""
+    scales = {cell.scale: cell for cell in cells}
+    for other in matched_cells(comparison):
+        assert other.matched_scale is not None
+        twin = Cell("", other.matched_scale, other.guider, other.folder, other.matched)
+        scales.setdefault(other.matched_scale, twin)
+    return [scales[scale] for scale in sorted(scales)]
 
 
 def _table(comparison: Comparison, kinds: Sequence[Wanted]) -> str:
