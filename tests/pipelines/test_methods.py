@@ -1,10 +1,13 @@
 """Methods that ask a pipeline for more than its two predictions, held against loops by hand."""
 
+import copy
+
 import pytest
 import tiny
 import torch
 import zoo
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 from guiders import (
     APG,
     CADS,
@@ -14,6 +17,7 @@ from guiders import (
     Confusion,
     Interval,
     Negative,
+    PerturbedAttention,
     RewardGuidance,
     Stale,
     WeakModel,
@@ -158,6 +162,30 @@ def test_confusion_with_autoguidance(solver):
     assert {text != PROMPTS[row] for row, text in seen} == {True, False}, "now and then confused"
     assert run.nfe == 2 * len(run.records)
     assert error(ours, by_hand) < 1e-4
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_cfg_with_perturbed_attention(solver):
+    pipe = tiny.sd(solver)
+    guider = CFG(5) + CFG(4, reference=PerturbedAttention())
+    ours, run = attached(pipe, guider)
+    perturbed = copy.deepcopy(pipe.unet)  # by Diffusers' own processor
+    for name, module in perturbed.mid_block.named_modules():
+        if name.endswith("attn1"):
+            module.set_processor(PAGIdentitySelfAttnProcessor2_0())
+
+    def rule(ask, first, level):
+        c, u = ask(PROMPTS[:2]), ask(["", ""])
+        # the processor leaves the first half of a batch as it is
+        seen, t, readout = ask.__defaults__[1:]
+        embeds = torch.cat([hand.embeds[text] for text in [*PROMPTS[:2], *PROMPTS[:2]]])
+        both = perturbed(torch.cat([seen, seen]), t, embeds, return_dict=False)[0]
+        p = readout.x0(seen, both[2:])
+        return c + 4 * (c - u) + 3 * (c - p)
+
+    hand = ByHand(pipe)
+    assert error(ours, hand.run(rule)) < 1e-4
+    assert run.nfe == 3 * len(run.records)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++"])
@@ -395,16 +423,17 @@ def test_cads_changes_what_the_positive_branch_is_told():
         attached(zoo.build("dit"), CFG(3) | CADS(), run=lambda pipe, **_: zoo.run("dit", pipe))
 
 
-def test_the_stale_difference_in_a_pipeline():
-    pipe = tiny.sd("ddim")
-    ours, run = attached(pipe, CFG(4, reference=Stale(-1)))
+@pytest.mark.parametrize("keep", ["x0", "eps", "output"])
+def test_the_stale_difference_in_a_pipeline(keep):
+    pipe = tiny.sd("ddim", "v_prediction")
+    ours, run = attached(pipe, CFG(4, reference=Stale(-1, keep=keep)))
     assert [record.evaluations for record in run.records] == [[2, 2]] + [[1, 1]] * 5
     kept = {}
 
     def rule(ask, first, level):
-        c = ask(PROMPTS[:2])
-        kept.setdefault("gap", c - ask(["", ""]))
-        return c + 3 * kept["gap"]
+        c, fades = ask(PROMPTS[:2]), {"x0": 1, "eps": level.edm, "output": level.sigma}[keep]
+        kept.setdefault("gap", (c - ask(["", ""])) / fades)
+        return c + 3 * kept["gap"] * fades
 
     assert error(ours, ByHand(pipe).run(rule)) < 1e-4
 
