@@ -1,6 +1,7 @@
 """Does the reward of unseen prompts rise? ``guiders align`` on the emoji model, several seeds.
 
-    python benchmarks/align_reward.py --out benchmarks/results/align-reward.md
+    python benchmarks/align_reward.py light --out benchmarks/results/align-reward-light.md
+    python benchmarks/align_reward.py full --seeds 0 --out benchmarks/results/align-reward-full.md
 
 A run that was stopped goes on when this is started again. The rise is the mean of the last quarter
 of the evaluations minus that of the first, of the same prompts and noise; its interval is a 95 %
@@ -21,10 +22,14 @@ import numpy as np
 import torch
 from guiders.evals import Estimate, bootstrap
 
-FLAGS = (
-    "--reward emoji-clip --batch-size 8 --num-inference-steps 30 --eval-every 10 "
-    "--eval-prompts 12 --eval-samples 2 --mixed-precision bf16 --checkpointing none"
+COMMON = (
+    "--reward emoji-clip --eval-prompts 12 --eval-samples 2 --mixed-precision bf16 "
+    "--checkpointing none --max-steps 60"
 )
+FLAGS = {
+    "full": "--batch-size 8 --num-inference-steps 30 --eval-every 10",
+    "light": "--batch-size 4 --num-inference-steps 10 --eval-every 15 --truncation uniform",
+}
 COLUMNS = ("reward", "held_out_reward", "diversity")
 
 
@@ -53,13 +58,13 @@ def ends(folder: Path) -> tuple[dict, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("size", choices=FLAGS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--max-steps", type=int, default=60)
     parser.add_argument("--runs", type=Path, default=Path("build/align"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    flags = f"{FLAGS} --max-steps {args.max_steps}"
-    folders = [args.runs / f"seed-{seed}" for seed in args.seeds]
+    flags = f"{FLAGS[args.size]} {COMMON}"
+    folders = [args.runs / f"{args.size}-{seed}" for seed in args.seeds]
     for seed, folder in zip(args.seeds, folders, strict=True):
         command = [*flags.split(), "--seed", str(seed), "--out", str(folder)]
         subprocess.run([sys.executable, "-m", "guiders", "align", *command], check=True)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-COLOURS = ["#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a"]
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 900, 540, 90, 60, 40, 70
+COLOURS = [
+    "#1f6feb", "#d1242f", "#1a7f37", "#e6a100", "#8250df", "#57606a", "#0aa5a5", "#e36ab5",
+]  # fmt: skip
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 1100, 540, 90, 60, 300, 70
 
 
 @dataclass
@@ -24,7 +26,8 @@ class Line:
 
 
 def plot(path: Path, title: str, across: str, lines: Sequence[Line], log: bool = False) -> None:
-    """Draw ``lines`` into a PNG; ``log`` is of the vertical axis, the other one is linear."""
+    """Draw ``lines`` into a PNG; ``log`` is of the vertical axis, the horizontal one has the first
+    line's numbers."""
     picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(picture)
     font, small = ImageFont.load_default(18), ImageFont.load_default(14)
@@ -46,7 +49,7 @@ def plot(path: Path, title: str, across: str, lines: Sequence[Line], log: bool =
         _, down = place(left, y)
         draw.line([(LEFT, down), (WIDTH - RIGHT, down)], fill="#d0d7de")
         draw.text((LEFT - 8, down), f"{y:.3g}", fill="#24292f", font=small, anchor="rm")
-    for x in sorted(set(xs)) if len(set(xs)) <= 12 else ticks(left, right):
+    for x in sorted(set(lines[0].x)):
         place_x, _ = place(x, 10**low if log else low)
         draw.text((place_x, HEIGHT - BOTTOM + 8), f"{x:g}", fill="#24292f", font=small, anchor="ma")
     draw.line([(LEFT, TOP), (LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], "#24292f")
@@ -60,8 +63,8 @@ def plot(path: Path, title: str, across: str, lines: Sequence[Line], log: bool =
         for x, y in points:
             draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=colour)
         down = TOP + 10 + 22 * number
-        draw.rectangle([WIDTH - 240, down, WIDTH - 222, down + 12], fill=colour)
-        draw.text((WIDTH - 214, down + 6), line.name, fill="black", font=small, anchor="lm")
+        draw.rectangle([WIDTH - 285, down, WIDTH - 267, down + 12], fill=colour)
+        draw.text((WIDTH - 259, down + 6), line.name, fill="black", font=small, anchor="lm")
     picture.save(path)
 
 

@@ -9,18 +9,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+from ..evals.prompts import SETS, load_prompts
 from ..guidance.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.fit_linear_ag import fit_linear_ag
 from ..pipelines.generate import Settings
 from .settings import add_run, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}
-NAMES = (
-    "red heart", "cat face", "rocket", "pizza", "grinning face", "guitar", "tree", "bicycle",
-    "crying face", "apple", "fish", "rainbow", "key", "crown", "robot", "bread", "airplane",
-    "umbrella", "soccer ball", "hamburger", "sun", "clock", "alien", "horse",
-)  # fmt: skip
-STYLES = ("noto", "noto blob", "twemoji", "emojione", "fluent", "fluent flat")
 
 
 def add(commands: Any) -> None:
@@ -35,7 +30,7 @@ def add(commands: Any) -> None:
         "estimates are on others, and store both.",
     )
     add = one.add_argument
-    add("--prompts", type=Path, help="a prompt a line (default for emoji: its captions)")
+    add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
     add("--paths", type=int, default=200, help="to fit on; a fifth as many more are held out")
     add("--guidance-scale", type=float, default=7.5)
     add("--policy", help="for each step t (true), e (estimate) or n (none): tetetennnn")
@@ -84,19 +79,11 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def prompts_of(path: Path | None, model: str) -> list[str]:
-    """The prompts of a file, or the captions that the emoji model knows."""
-    if path is None:
-        if model != "emoji":
-            raise ValueError("prompts is missing; allowed is a file with a prompt a line")
-        return [f"{name}, {style} style" for name in NAMES for style in STYLES]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"prompts is {str(path)!r}; allowed is a text file ({error})") from None
-    if not (prompts := [line.strip() for line in lines if line.strip()]):
-        raise ValueError(f"prompts is {str(path)!r}, which is empty; allowed is a prompt a line")
-    return prompts
+def prompts_of(source: str, model: str) -> list[str]:
+    """The prompts of a set or a file; the emoji model's captions are the default for it."""
+    if not source and model != "emoji":
+        raise ValueError("prompts is missing; allowed is a set, or a file with a prompt a line")
+    return list(load_prompts(source or "emoji").texts)
 
 
 def check_out(path: Path) -> None:

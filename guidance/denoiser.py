@@ -244,7 +244,8 @@ class Denoiser:
             q = q.watched()
         answers = Answers()
         with differentiable(q.watch is not None):
-            answers.add(requests, network(q, {b: rows for b, rows in requests.items() if rows}))
+            if wanted := {branch: rows for branch, rows in requests.items() if rows}:
+                answers.add(wanted, network(q, wanted))
             if more := self.follow(q, answers):
                 answers.add(more, network(q, more))
         return self.combine(q, answers)

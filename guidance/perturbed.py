@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .config import choice, is_number, number, reject
 from .reference import Perturbation
@@ -30,6 +30,8 @@ class PerturbedAttention(Perturbation):
             "up_blocks.1", "transformer_blocks.3"); ``None`` is the middle block of a U-Net, as in
             the paper, the blocks 7 to 9 of a transformer, or its middle one if it has no ten.
     """
+
+    formula: ClassVar[str] = "D_0, self-attention sees each token alone"
 
     layers: Any = None
 
@@ -55,6 +57,8 @@ class SmoothedAttention(Perturbation):
         blur: sigma of the blur in tokens of the layer; ``None`` is infinite: the mean query.
         layers: as for ``PerturbedAttention``.
     """
+
+    formula: ClassVar[str] = "D_0, queries blurred over the picture"
 
     blur: float | None = number(None, low=0, open_ends=True, optional=True)
     layers: Any = None
@@ -85,6 +89,8 @@ class SkipLayers(Perturbation):
             of the picture. The last two answer with their input, as in Diffusers' layer skipping.
     """
 
+    formula: ClassVar[str] = "D_0, without some blocks"
+
     layers: Any = None
     what: str = choice("block", "block", "attention", "feed_forward")
 
@@ -108,6 +114,8 @@ class AdapterOff(Perturbation):
     Attributes:
         names: the adapters to switch off; ``None`` is all.
     """
+
+    formula: ClassVar[str] = "D_0, without the LoRA"
 
     names: Any = None
 

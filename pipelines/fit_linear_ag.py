@@ -23,7 +23,7 @@ from ..guidance.linear_ag import (
 )
 from ..guidance.state import Rows
 from ..guidance.types import Prediction, Query, Step
-from .generate import Settings, arguments
+from .generate import Settings, sample
 from .guided import guided
 
 C, R, U = range(3)  # the conditional prediction, the reference that was used, the true one
@@ -127,8 +127,7 @@ def fit_linear_ag(
 
             guider = CFG(guidance_scale, reference=_Observed(rule, plan, see)) | _UpTo(plan)
             with guided(pipe, guider, quiet=True) as run:
-                prompts = [job.prompt for job in batch]
-                pipe(prompts, **arguments(pipe, batch), output_type="latent")
+                sample(pipe, batch, output_type="latent")
             plan.steps = run.last.steps
             vectors = torch.cat(seen, 1).transpose(0, 1).flatten(1)  # (3 m, elements)
             total = total + vectors @ vectors.T
@@ -154,6 +153,8 @@ def fit_linear_ag(
                 scores.append(Score(index, plan.steps[index].sigma, *parts))
     bar.close()
     notes = {
+        "model": jobs[0].model,
+        "negative_prompt": jobs[0].negative_prompt,
         "scheduler": type(pipe.scheduler).__name__,
         "paths": str(len(jobs)),
         "held_out_paths": str(len(held_out)),

@@ -194,13 +194,25 @@ def generate(
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
 
 
-def sample(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
+def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
     """Call ``pipe`` once for ``jobs``, which differ in prompt, negative prompt and seed only.
+
+    Args:
+        options: further arguments of the call.
 
     Raises:
         ValueError: something in the settings is not allowed.
     """
-    return list(pipe(_conditions(pipe, jobs), **arguments(pipe, jobs)).images)
+    first = jobs[0]
+    result = pipe(
+        _conditions(pipe, jobs),
+        num_inference_steps=first.num_inference_steps,
+        generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
+        **negative_arguments(pipe, [job.negative_prompt for job in jobs]),
+        **_size(pipe, first),
+        **options,
+    )
+    return list(result.images)
 
 
 def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
@@ -220,20 +232,6 @@ def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
                 "name of a class"
             )
     return [names[prompt] if prompt in names else int(prompt) for prompt in prompts]
-
-
-def arguments(pipe: Any, batch: Sequence[Settings]) -> dict[str, Any]:
-    """What a pipeline is called with, beside the prompts, for a batch like those of ``generate``.
-
-    Raises:
-        ValueError: the pipeline does not take something in the settings.
-    """
-    return {
-        "num_inference_steps": batch[0].num_inference_steps,
-        "generator": [torch.Generator().manual_seed(job.seed) for job in batch],
-        **negative_arguments(pipe, [job.negative_prompt for job in batch]),
-        **_size(pipe, batch[0]),
-    }
 
 
 def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:

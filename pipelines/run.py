@@ -124,6 +124,8 @@ class Run:
             else Denoiser(*settings)
         )
         self._answered: Sequence[int] | None = None
+        self._controlled: Any = None
+        self._said: Any = None  # what the denoiser answered last, for its form
         self._turn: Turn | None = None
         self._count = 0
         self._checked: set[bool] = set()
@@ -147,6 +149,11 @@ class Run:
     def control(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer a call of a ControlNet: only the rows that the denoiser will need."""
         turn = self._turn or self._begin(inputs)
+        if self._controlled is None or any(turn.requests.values()):
+            self._controlled = self._control(turn, forward, inputs)
+        return self._controlled  # the last one's, where the denoiser is not evaluated either
+
+    def _control(self, turn: Turn, forward: Forward, inputs: Inputs) -> Any:
         rows = 2 * self.batch
         if self.form is None or self.form.passes == 2 or not self.doubled or inputs.rows != rows:
             return forward(*inputs.args, **inputs.kwargs)
@@ -157,10 +164,10 @@ class Run:
                 for row in images
             }
         )
+        if not needed or len(needed) == rows:
+            return forward(*inputs.args, **inputs.kwargs)
         part = inputs.take(needed)
         result = forward(*part.args, **part.kwargs)
-        if len(needed) == rows:
-            return result
         return _spread(result, needed, rows)
 
     def commit(self, output: Tensor) -> Tensor:
@@ -265,7 +272,7 @@ class Run:
         self._hold(turn, inputs, self._offsets(form))
         self._ask(turn, form)
         value = self._combine(turn, form)
-        return _rewrap(turn.calls[0][1], torch.cat([value, value]) if self.doubled else value)
+        return _rewrap(self._said, torch.cat([value, value]) if self.doubled else value)
 
     def _two_passes(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch})
@@ -285,7 +292,7 @@ class Run:
             turn.first = value if turn.first is None else turn.first.copy_(value)
         elif turn.first is None:
             turn.first = torch.zeros_like(inputs.x) if turn.whole is None else _own(turn.whole)
-        return _rewrap(turn.calls[-1][1], turn.first)
+        return _rewrap(self._said, turn.first)
 
     def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
         """A call of the denoiser, which has these prompts from these rows on."""
@@ -332,6 +339,7 @@ class Run:
             output = _output(result)
         if model is None and change is None and turn.calls[-1][1] is None:
             turn.calls[-1] = (turn.calls[-1][0], result)
+            self._said = result
         if turn.q is None or watched:
             self._shape = common_shape(self._shape, inputs.x.shape[1:], output.shape[1:])
             watch = (

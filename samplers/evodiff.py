@@ -131,7 +131,7 @@ class EVODiffMultistepScheduler(DPMSolverMultistepScheduler):
         index, m0 = self.step_index, self._past[0]
         alpha, kappa = self._at(index + 1)
         euler = kappa / start * y + (1 - kappa / start) * m0
-        if len(self._past) == 1 or kappa == 0:
+        if len(self._past) == 1 or kappa in (0, start):  # Karras' levels repeat the last one
             return alpha * euler
         if index == len(self.timesteps) - 1 and self.config.lower_order_final:
             return alpha * self._last(euler, m0, self._past[1], kappa, start)

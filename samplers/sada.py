@@ -186,7 +186,8 @@ class Accelerated(Denoiser):
         evaluated = [image not in self._left_out for image in range(self.batch)]
         clean = working(guided.x0.detach())
         self._past.append(_Past(q.step, x, clean, evaluated))
-        del self._past[: -(self._settings.nodes * self._settings.interval + 1)]
+        settings = self._settings
+        del self._past[: -settings.nodes * (settings.interval + settings.most)]
         return guided
 
     def _made(self, step: Step, x: Tensor, images: list[int]) -> Tensor:

@@ -46,7 +46,8 @@ class Backprop:
         self._pipe, self._truncation, self._rng = pipe, truncation, rng
         self._checkpointing, self._base = checkpointing, base
         self._parts = parts_of(pipe)
-        self._denoisers = [self._parts[name] for name in DENOISERS if name in self._parts]
+        known = (*DENOISERS, "controlnet")
+        self._networks = [self._parts[name] for name in known if name in self._parts]
         self._seen: Tensor | None = None
         self._index = self._count = 0
         self._kept: list[Any] = []
@@ -55,12 +56,12 @@ class Backprop:
     def attach(self) -> None:
         """On top of ``guided``: whole evaluations; within it, each network call."""
         self.attachment.around = self._around
-        for network in self._denoisers:
+        for network in self._networks:
             swap(network, {"__call__": self._evaluate})
         swap(self._parts["scheduler"], {"set_timesteps": self._begin, "step": self._step})
 
     def detach(self) -> None:
-        for part in (*self._denoisers, self._parts["scheduler"]):
+        for part in (*self._networks, self._parts["scheduler"]):
             restore(part)
 
     @contextmanager
@@ -86,17 +87,12 @@ class Backprop:
         return original(scheduler, *args, **kwargs)
 
     def _evaluate(self, original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
-        """The denoiser's ``__call__``, the guider's work included."""
+        """The denoiser's ``__call__``, the guider's work included; or a ControlNet's."""
         inputs = Inputs(args, kwargs)
         if not self._index and self._seen is None and self._noise is None:
             count = getattr(self._pipe, "num_timesteps", None)
             total = len(steps_ahead(self._parts["scheduler"], inputs.time, count))
             self.draw = self._truncation.draw(total, self._rng)
-            if self.draw.stop < total - 1 and not hasattr(type(self._pipe), "interrupt"):
-                raise ValueError(
-                    f"early_stop is {self._truncation.early_stop}; allowed for "
-                    f"{type(self._pipe).__name__}, which cannot be interrupted, is 0"
-                )
         self._seen = inputs.x
         if self._truncation.detach_input:
             args, kwargs = _detach((args, kwargs))
@@ -191,11 +187,19 @@ def backpropagated(
         checkpointing: keep only the inputs of each network call and evaluate it again on the way
             back (Chen et al. 2016, arXiv:1604.06174): memory then hardly grows with the calls.
         base: a context manager in which the network is the base; see ``Backprop.divergence``.
+
+    Raises:
+        ValueError: ``truncation`` stops early and the pipeline cannot; or see ``guided``.
     """
+    truncation = truncation or Truncation()
+    if truncation.early_stop > 1 and not hasattr(type(pipe), "interrupt"):
+        raise ValueError(
+            f"early_stop is {truncation.early_stop}; allowed for {type(pipe).__name__}, which "
+            "cannot be interrupted, is 0"
+        )
     with plain(pipe), guided(pipe, guider, quiet=True, gradients=True) as attachment:
         run = Backprop(
-            pipe, attachment, truncation or Truncation(), rng or random.Random(), checkpointing,
-            base,
+            pipe, attachment, truncation, rng or random.Random(), checkpointing, base,
         )  # fmt: skip
         run.attach()
         try:

@@ -87,7 +87,9 @@ class Monitor:
         if not path.exists():
             return
         before, after = torch.load(path, weights_only=True), self.draw()
-        columns, cells, notes = [], [[] for _ in self.prompts], [[] for _ in self.prompts]
+        columns: list[str] = []
+        cells: list[list[Image.Image]] = [[] for _ in self.prompts]
+        notes: list[list[str]] = [[] for _ in self.prompts]
         for name, images in (("before", before), (f"step {self.trainer.step}", after)):
             scores = self._scores(self.trainer.reward, images, [p for p, _ in self.rows])
             pictures = to_pictures(images)

@@ -82,9 +82,9 @@ class AlignSettings(Config):
         ValueError: a setting is not allowed.
     """
 
-    truncation: Truncation = Truncation()
-    loss: Loss = Loss()
-    guider: Guider = CFG(5)
+    truncation: Truncation = field(default_factory=Truncation)
+    loss: Loss = field(default_factory=Loss)
+    guider: Guider = field(default_factory=lambda: CFG(5))
     max_steps: int = whole(100, 1)
     batch_size: int = whole(8, 1)
     gradient_accumulation_steps: int = whole(1, 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..generate import negative_arguments
+from ..generate import default_device, negative_arguments
 from ..guided import guided, parts_of
 from ..swap import restore, swap
 from .backprop import Backprop, backpropagated, plain
@@ -88,7 +90,8 @@ class Trainer:
         precision = self.settings.mixed_precision
         if precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'")
-        self.processes = PartialState()
+        on_cpu = torch.device(device or default_device()).type == "cpu"
+        self.processes = PartialState(cpu=on_cpu)
         alone = self.processes.num_processes == 1
         self.device = torch.device(device if alone and device else self.processes.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -151,6 +154,7 @@ class Trainer:
         """One optimiser step; returns what the log shows."""
         s, started, spent = self.settings, time.monotonic(), time.process_time()
         rewards, losses, calls, parts = [], [], 0, s.gradient_accumulation_steps
+        self.optimizer.zero_grad()  # of a step that was interrupted
         with torch.random.fork_rng():
             for micro in map(self._draw, range(parts)):
                 torch.manual_seed(micro.rng.getrandbits(63))  # for rewards that use chance
@@ -158,8 +162,8 @@ class Trainer:
                     rewards.append(score)
                     losses.append(loss)
                     calls += count
-        loss = self._mean(torch.tensor(losses).sum())
-        if not torch.isfinite(loss):  # on any device
+        loss = self._mean(torch.tensor(losses).sum()).item()
+        if not math.isfinite(loss):  # on any device
             self.optimizer.zero_grad()
             raise RuntimeError(self._not_finite("reward"))
         parameters = self.adapter.parameters()
@@ -182,7 +186,7 @@ class Trainer:
         self._consistent = True
         return {
             "step": self.step, "reward": self._mean(torch.cat(rewards).mean()).item(),
-            "loss": loss.item(), "grad_norm": norm, "gradient_calls": calls / parts,
+            "loss": loss, "grad_norm": norm, "gradient_calls": calls / parts,
             "seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - spent,
         }  # fmt: skip
 
@@ -204,12 +208,9 @@ class Trainer:
         ) as run:  # fmt: skip
             repeats = 1 + int(s.truncation.renoise)
             for repeat in range(repeats):
-                again = contextlib.nullcontext()
+                again: contextlib.AbstractContextManager = contextlib.nullcontext()
                 if repeat:
-                    generator = torch.Generator().manual_seed(micro.rng.getrandbits(63))
-                    again = run.renoised(
-                        lambda x, g=generator: torch.randn(x.shape, generator=g).to(x)
-                    )
+                    again = run.renoised(functools.partial(noise, micro.rng.getrandbits(63)))
                 with again:
                     images = self.sample(micro.prompts, micro.seeds)
                 yield self._backward(images, micro.prompts, run, repeats)
@@ -228,8 +229,9 @@ class Trainer:
         self.scaler.scale(loss).backward()
         return scores.detach().float(), loss.item(), run.calls
 
-    def _draw(self, part: int) -> Micro:
-        s, process = self.settings, self.processes.process_index
+    def _draw(self, part: int, process: int | None = None) -> Micro:
+        s = self.settings
+        process = self.processes.process_index if process is None else process
         rng = random.Random(f"{s.seed}/{self.step}/{part}/{process}")
         prompts = [rng.choice(self.prompts) for _ in range(s.batch_size)]
         return Micro(prompts, [rng.getrandbits(63) for _ in prompts], rng)
@@ -269,7 +271,7 @@ class Trainer:
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-                if part.dtype != dtype:
+                if getattr(part, "dtype", dtype) != dtype:
                     part.to(dtype)
         vae = getattr(self.pipe, "vae", None)
         if vae is not None and getattr(vae.config, "force_upcast", False):
@@ -313,8 +315,8 @@ class Trainer:
         prompts = [self.prompts[i % len(self.prompts)] for i in range(2)]
         with guided(self.pipe, self.settings.guider, quiet=True), torch.no_grad():
             images = self.sample(prompts, [0, 1], num_inference_steps=2)
-        noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-        check_reward(self.reward, noise.to(self.device), prompts)
+        pictures = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        check_reward(self.reward, pictures.to(self.device), prompts)
 
     # Checkpoints
 
@@ -341,7 +343,8 @@ class Trainer:
         if self.main:
             self.settings.save(stored)
             if not self.quiet:
-                tqdm.write(f"going on at step {self.step} of the run in {self.out}")
+                text = f"going on at step {self.step} of the run in {self.out}"
+                tqdm.write(text, file=sys.stderr)
         return True
 
     def _save(self) -> None:
@@ -358,6 +361,11 @@ class Trainer:
         torch.save(state, unfinished)
         os.replace(unfinished, self.out / "checkpoint.pt")
         self.adapter.save(self.out)
+
+
+def noise(seed: int, like: Tensor) -> Tensor:
+    """Unit normal noise in the shape of ``like``, on its device."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
 def check_reward(reward: Reward, images: Tensor, prompts: Sequence[str]) -> None:

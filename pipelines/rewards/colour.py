@@ -38,6 +38,7 @@ class Colour(nn.Module):
 
     def __init__(self, red: float = 1.0, green: float = 0.0, blue: float = 0.0) -> None:
         super().__init__()
+        self.target: Tensor
         for name, value in (("red", red), ("green", green), ("blue", blue)):
             if not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise ValueError(f"colour: {name} is {value!r}; allowed is a number from 0 to 1")

@@ -1,4 +1,4 @@
-"""Rewards as words: ``emoji-clip``, ``2*pickscore+0.1*jpeg(quality=50)``, ``package.module:function``."""
+"""Rewards as words: ``emoji-clip``, ``2*pickscore+0.1*jpeg(quality=50)``, ``module:function``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Weighted(nn.Module):
         return sum(weight * part(images, prompts) for weight, part in self.parts)  # type: ignore
 
 
-def parse_reward(text: str, *, judges: bool = False) -> Callable[[Tensor, Sequence[str]], Tensor]:
+def parse_reward(text: str, *, judges: bool = False) -> nn.Module:
     """Read ``[weight*]name[(key=value, ...)]`` joined by ``+``.
 
     A name is one of ``NAMES``, or ``module:function`` for a function or class of your own; a class
@@ -69,8 +69,9 @@ def parse_reward(text: str, *, judges: bool = False) -> Callable[[Tensor, Sequen
         except ValueError:
             raise ValueError(f"reward has the weight {match[1]!r}; allowed is a number") from None
         parts.append((weight, _make(match[2], match[3] or "", judges)))
-    if len(parts) == 1 and parts[0][0] == 1:
-        return parts[0][1]
+    (weight, only), *others = parts
+    if weight == 1 and isinstance(only, nn.Module) and not others:
+        return only
     return Weighted(parts)
 
 
@@ -98,14 +99,17 @@ def _make(name: str, text: str, judges: bool) -> Callable[..., Tensor]:
         if not callable(made):
             raise ValueError(f"reward is {name!r}, {made!r}; allowed is a function or a class")
         return made
-    allowed = list(inspect.signature(made).parameters)
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    known_settings = inspect.signature(made).parameters.items()
+    allowed = [key for key, parameter in known_settings if parameter.kind == plain]
     for key in settings:
         if key not in allowed:
             raise ValueError(
                 f"reward {name} has no setting {key!r}; allowed is "
                 f"{'one of ' + ', '.join(allowed) if allowed else 'none'}"
             )
-    return made(**settings)
+    built: Any = made(**settings)
+    return built
 
 
 def _setting(name: str, item: str) -> tuple[str, Any]:

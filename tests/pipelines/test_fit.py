@@ -9,7 +9,7 @@ from guiders import CFG, LinearAG, guided
 from guiders.commands import main
 from guiders.guidance import Coefficients
 from guiders.pipelines.fit_linear_ag import fit_linear_ag, score, solve
-from guiders.pipelines.generate import Settings, arguments
+from guiders.pipelines.generate import Settings, sample
 
 POLICY = ["true", "estimate", "true", "estimate", "none", "none"]
 
@@ -102,9 +102,7 @@ def latents_after(pipe, guider, job, index):
         return {}
 
     with guided(pipe, guider, quiet=True):
-        pipe(
-            [job.prompt], **arguments(pipe, [job]), output_type="latent", callback_on_step_end=keep
-        )
+        sample(pipe, [job], output_type="latent", callback_on_step_end=keep)
     return kept[index]
 
 
@@ -178,7 +176,7 @@ def test_the_command(folder, tmp_path, capsys):
         ("policy is 'txt'; allowed is a letter a step of t, e and n", ["--policy", "txt"]),
         ("out is 'coef.bin'; allowed is a .safetensors file", ["--out", "coef.bin"]),
         ("paths is 0; allowed is at least 1", ["--paths", 0]),
-        ("prompts is 'missing.txt'; allowed is a text file", ["--prompts", "missing.txt"]),
+        ("prompts is 'missing.txt'; allowed is one of", ["--prompts", "missing.txt"]),
         ("scale is -3", ["--guidance-scale", -3]),
         ("num_inference_steps is 0", ["--num-inference-steps", 0]),
     ):

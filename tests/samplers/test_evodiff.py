@@ -26,6 +26,7 @@ SETTINGS = [
     {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
     {"prediction_type": "sample"},
     {"final_sigmas_type": "sigma_min", "lower_order_final": False},
+    {"final_sigmas_type": "sigma_min", "use_karras_sigmas": True, "lower_order_final": False},
     {"thresholding": True, "sample_max_value": 2.0},
     FLOW,
 ]
@@ -124,7 +125,7 @@ def written_out(denoise, x, kappas, times, top):
 
 @pytest.mark.parametrize("steps", [3, 8, 24])
 @pytest.mark.parametrize(
-    "options", [{}, {"use_karras_sigmas": True}, {"prediction_type": "v_prediction"}]
+    "options", [{}, {"timestep_spacing": "trailing"}, {"prediction_type": "v_prediction"}]
 )
 def test_it_is_the_published_algorithm(steps, options):
     scheduler = make(steps=steps, final_sigmas_type="sigma_min", **options)
