@@ -32,7 +32,7 @@ def launch(processes, folder, out):
 
 
 def hashes(out):
-    files = sorted((out / "pictures").glob("*"))
+    files = sorted((out / "pictures").glob("[0-9]*.png"))
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -55,12 +55,13 @@ def test_two_processes_killed_and_three_that_go_on_make_the_same_files(folder, a
     os.killpg(first.pid, signal.SIGKILL)
     output = first.communicate()[0]
     assert (tmp_path / "pictures").is_dir(), output
-    killed = {n: h for n, h in hashes(tmp_path).items() if n.endswith(".png") and n[0] != "."}
+    killed = hashes(tmp_path)
     assert killed.items() <= hashes(alone).items()
     second = launch(3, folder, tmp_path)
     output = second.communicate(timeout=120)[0]
     assert second.returncode == 0, output
     assert hashes(tmp_path) == hashes(alone), f"killed at {len(killed)} pictures"
+    assert len(list((tmp_path / "pictures").iterdir())) == 22  # and nothing half-written
     ours, theirs = (json.loads((p / "manifest.json").read_text()) for p in (tmp_path, alone))
     assert ours["processes"] == 3
     for key, figure in theirs["figures"].items():
