@@ -196,11 +196,16 @@ def _value(text: str) -> Any:
 
 def arguments_of(kind: type[Config]) -> list[str]:
     """``name=default`` of every setting of a method that is a number or a word."""
+    try:
+        made: Any = kind()  # some defaults follow from others
+    except (TypeError, ValueError):
+        made = None
     shown = []
     for field in fields_of(kind):
         if field.name == "scale" and issubclass(kind, Gate):
             continue
         if isinstance(field.default, (int, float, str)) or field.default is None:
-            text = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+            value = field.default if made is None else getattr(made, field.name)
+            text = f"{value:g}" if isinstance(value, float) else str(value)
             shown.append(f"{field.name}={text}")
     return shown
