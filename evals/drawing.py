@@ -19,6 +19,7 @@ from PIL import Image
 from ..guidance import Guider
 from ..pipelines import guided, png
 from ..pipelines.generate import sample
+from ..pipelines.parse import parse_acceleration
 from .files import is_whole, read_json, read_picture, write, write_json
 from .plan import Plan, fixed_threads
 from .prompts import Prompts
@@ -79,11 +80,15 @@ class Drawing:
         pipe = self._pipe()
         jobs = self.plan.jobs(self.prompts, batch)
         with fixed_threads(self.plan.threads), guided(
-            pipe, self._guider, quiet=True, diagnose=True
+            pipe, self._guider, quiet=True, diagnose=True, accelerate=self._accelerate
         ) as run:  # fmt: skip
             sample(pipe, jobs)
         rows = [r.diagnosis.effective_scale for r in run.last.records if r.diagnosis is not None]
         return np.mean(rows, axis=0)[: len(self.numbers(batch))]
+
+    @property
+    def _accelerate(self) -> Any:
+        return parse_acceleration(self.plan.settings.accelerate)
 
     def _facts(self, batch: int) -> Path:
         return self.folder / "facts" / f"{batch:05d}.json"
@@ -96,7 +101,9 @@ class Drawing:
     def _draw(self, batch: int) -> list[Image.Image]:
         pipe, jobs = self._pipe(), self.plan.jobs(self.prompts, batch)
         started = time.perf_counter()
-        with fixed_threads(self.plan.threads), guided(pipe, self._guider, quiet=True) as run:
+        with fixed_threads(self.plan.threads), guided(
+            pipe, self._guider, quiet=True, accelerate=self._accelerate
+        ) as run:  # fmt: skip
             images = [image.convert("RGB") for image in sample(pipe, jobs)]
         seconds = time.perf_counter() - started
         evaluations = run.last.evaluations

@@ -17,6 +17,7 @@ from .. import models
 from ..guidance import Guider
 from . import png
 from .guided import guided
+from .parse import parse_acceleration
 
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {}),
@@ -44,6 +45,7 @@ class Settings:
         guider: the JSON form of the guider.
         scheduler: a name of ``SCHEDULERS``, or "" for the model's own.
         width, height: pixels; ``None`` is the model's own.
+        accelerate: words such as "sada" that leave out evaluations, or "".
         seed: of this one picture.
 
     Raises:
@@ -60,9 +62,10 @@ class Settings:
     width: int | None = None
     height: int | None = None
     dtype: str = "float32"
+    accelerate: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype"):
+        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype", "accelerate"):
             value = getattr(self, name)
             if not isinstance(value, str) or not _is_unicode(value):
                 raise ValueError(f"{name} is {value!r}; allowed is text")
@@ -82,6 +85,7 @@ class Settings:
             if getattr(self, name) not in table:
                 allowed = ", ".join(filter(None, table))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed is one of {allowed}")
+        parse_acceleration(self.accelerate)
 
 
 def _is_unicode(text: str) -> bool:
@@ -187,7 +191,10 @@ def generate(
         batch = jobs[start : start + batch_size]
         chosen = guiders[start : start + batch_size]
         same = all(one == chosen[0] for one in chosen)
-        with guided(pipe, chosen[0] if same else chosen, quiet=quiet or start > 0) as run:
+        accelerate = parse_acceleration(batch[0].accelerate)
+        with guided(
+            pipe, chosen[0] if same else chosen, quiet=quiet or start > 0, accelerate=accelerate
+        ) as run:
             images = sample(pipe, batch)
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)

@@ -22,6 +22,7 @@ from ..guidance import (
     Term,
 )
 from ..guidance.config import build, fields_of
+from ..samplers import SADA
 
 UNGUIDED = "none"
 
@@ -126,6 +127,22 @@ def parse_guider(
             term = term.replace(scale=build(gate, {"scale": term.scale, **options}))
         made.append(term)
     return made[0] if len(made) == 1 and not posts else Sum(tuple(made), tuple(posts))
+
+
+def parse_acceleration(text: str) -> SADA | None:
+    """Read ``sada`` or ``sada(settings)``; "" is none.
+
+    Raises:
+        ValueError: it is something else, or a setting is not allowed.
+    """
+    if not text.strip():
+        return None
+    found = _call(text, {"sada": SADA})
+    if found is None:
+        raise ValueError(
+            f"accelerate is {text!r}; allowed is sada, with settings as in sada(late=1)"
+        )
+    return build(*found)
 
 
 def split(text: str, separator: str) -> list[str]:

@@ -23,6 +23,8 @@ def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.
         "Model": settings["model"],
         "Guider": guider,
     }
+    if settings.get("accelerate"):
+        fields["Accelerate"] = settings["accelerate"]
     scale = _first_scale(settings["guider"])
     if scale is not None:
         fields["CFG scale"] = scale

@@ -64,6 +64,9 @@ class SADA(Config):
         super().__post_init__()
         for name, low in (("interval", 1), ("most", 1), ("nodes", 2)):
             value = getattr(self, name)
+            if isinstance(value, float) and value.is_integer():  # as the command line reads it
+                value = int(value)
+                self._set(name, value)
             if type(value) is not int or value < low:
                 raise reject(self, name, value, f"a whole number of at least {low}")
         if not self.start <= self.late <= self.stop:

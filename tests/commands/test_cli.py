@@ -335,3 +335,18 @@ def test_list(capsys):
 def test_stored_settings_are_json(draw):
     with Image.open(draw("red")[0]) as picture:
         assert json.loads(picture.info["guiders"])["model"]
+
+
+def test_accelerated(draw, tmp_path, capsys):
+    flags = ["red heart", "--num-inference-steps", 12]
+    plain = draw(*flags, out="plain")
+    made = draw(*flags, "--accelerate", "sada(interval=2, late=0.3)", out="sada")
+    said = capsys.readouterr().out
+    assert "24 evaluations" in said
+    assert "16 evaluations" in said or "14 evaluations" in said
+    assert Image.open(made[0]).tobytes() != Image.open(plain[0]).tobytes()
+    assert png.read(made[0])["accelerate"] == "sada(interval=2, late=0.3)"
+    again = draw("--params-from", made[0], "--num-inference-steps", 12, out="again")
+    assert Image.open(again[0]).tobytes() == Image.open(made[0]).tobytes()
+    draw("red heart", "--accelerate", "warp", code=2)
+    assert "accelerate is 'warp'; allowed is sada" in capsys.readouterr().err
