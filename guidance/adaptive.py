@@ -14,11 +14,17 @@ from .reference import Asked, Branch, Negative, Reference
 from .state import Rows, State
 from .types import Prediction, Query, Step, cosine, expand, working
 
+NO_SIGNAL = 1e3  # of sigma / alpha
 THRESHOLDS = {"x0": 0.999, "eps": 0.991, "output": 0.991}
 
 
 def agreement(q: Query, a: Prediction, b: Prediction, space: str) -> Tensor:
-    """The cosine of two predictions (B, ...) for each image, (B,)."""
+    """The cosine of two predictions (B, ...) for each image, (B,).
+
+    Where x holds no signal every eps is x, and nothing is known of their agreement: nan.
+    """
+    if space == "eps" and q.step.sigma > NO_SIGNAL:
+        return torch.full((len(q.x),), torch.nan, device=q.x.device)
     if space == "eps":
         return cosine(a.eps(q.step.level), b.eps(q.step.level))
     return cosine(a.x0, b.x0) if space == "x0" else cosine(a.output, b.output_as(a.readout))
@@ -108,7 +114,7 @@ class Stale(Reference):
         return self.of.branch()
 
     def asks(self, step: Step, state: State, rows: Any) -> Asked:
-        agreed = state.host("agreed", 0.0)
+        agreed = state.host("stale", 0.0)
         return {self.branch(): [row for row in rows if not agreed[row]]}
 
     def read(self, q: Query, positive: Prediction, answer: Prediction, state: Rows) -> Prediction:
@@ -118,12 +124,12 @@ class Stale(Reference):
         # How the difference in x0 goes with the one that is kept; sigma may be 0 or infinite.
         fades = {"eps": min(max(q.step.sigma, 1e-6), 1e6), "x0": 1.0, "output": gain}[self.keep]
         gap = positive.minus(answer) / fades
-        agreed = state.get("agreed", gap.new_zeros(len(gap)))
+        agreed = state.get("stale", gap.new_zeros(len(gap)))
         now = agreement(q, positive, answer, self.space) >= self.threshold
         stale = expand(agreed, gap).bool()
         gap = torch.where(stale, state.get("gap", torch.zeros_like(gap)), gap)
         state.set("gap", gap)
-        state.set("agreed", torch.maximum(agreed, now.to(agreed.dtype)))
+        state.set("stale", torch.maximum(agreed, now.to(agreed.dtype)))
         guess = working(positive.output) - gap * (fades / gain)
         output = torch.where(stale, guess, answer.output_as(positive.readout))
         return Prediction(positive.x, output, positive.readout)

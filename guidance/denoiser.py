@@ -130,7 +130,10 @@ class Denoiser:
         self._groups = []
         self._step: Step | None = None
         self._blank: set[int] = set()
-        self._counted: list[int] = []
+        self._number = -1  # of the solver step
+        self._paid: dict[Branch, set[int]] = {}
+        self._again: list[int] = []
+        self._outer = False
         self._pending: tuple[Step, list[tuple[str, Tensor]]] | None = None
         for number, guider in enumerate(listed):
             rows = list(range(number * share, (number + 1) * share))
@@ -158,6 +161,7 @@ class Denoiser:
             RuntimeError: the evaluation before gave a number that is not finite.
         """
         self.finish()
+        self._number += step.stage == 0 or self._number < 0
         self._step, self._blank = step, self._zeroed(step)
         blank = self._blank
         wanted: dict[Branch, set[int]] = {POSITIVE: set(range(self.batch)) - blank}
@@ -176,7 +180,7 @@ class Denoiser:
                 slot.asked = {branch: list(rows) for branch, rows in asked.items() if rows}
                 for branch, positions in slot.asked.items():
                     wanted.setdefault(branch, set()).update(slot.images(positions))
-        self._counted = [sum(image in w for w in wanted.values()) for image in range(self.batch)]
+        self._paid, self._again = {branch: set(images) for branch, images in wanted.items()}, []
         if self._diagnose:
             wanted.setdefault(NEGATIVE, set()).update(set(range(self.batch)) - blank)
         return {branch: sorted(images) for branch, images in wanted.items()}
@@ -192,10 +196,12 @@ class Denoiser:
                     most[branch] = sorted({*most.get(branch, ()), *slot.images(positions)})
         return most
 
-    def also_evaluated(self, images: Sequence[int]) -> None:
-        """Count evaluations that nobody asked for, one for each of the images."""
-        for image in images:
-            self._counted[image] += 1
+    def pay(self, branch: Branch, images: Sequence[int], again: bool = False) -> None:
+        """Count evaluations that were not planned, or that were made ``again``; once each."""
+        if again:
+            self._again += images
+        else:
+            self._paid.setdefault(branch, set()).update(images)
 
     @property
     def through_network(self) -> bool:
@@ -222,7 +228,7 @@ class Denoiser:
                 if prepare.tells and chosen:
                     part = take(embedding, chosen)
                     noise = self._noise.like(
-                        part, x, [images[i] for i in chosen], f"{name} {number} {step.index}"
+                        part, x, [images[i] for i in chosen], f"{name} {number} {self._number}"
                     )
                     embedding = put(embedding, chosen, prepare.tell(step, part, noise))
         return embedding
@@ -264,6 +270,7 @@ class Denoiser:
             for branch, rows in told.asked.items():
                 positions = [active[row] for row in rows]
                 slot.asked.setdefault(branch, []).extend(positions)
+                self.pay(branch, slot.images(positions))
                 there = set(answers.images(branch))
                 missing = {i for i in slot.images(positions) if i not in there}
                 if missing:
@@ -271,8 +278,6 @@ class Denoiser:
             if told.gains is not None:
                 for position, gain in zip(active, told.gains, strict=True):
                     slot.gains[position] = float(gain)
-        for branch_images in wanted.values():
-            self.also_evaluated(sorted(branch_images))
         return {branch: sorted(images) for branch, images in wanted.items()}
 
     def combine(self, q: Query, answers: Answers) -> Guided:
@@ -282,11 +287,16 @@ class Denoiser:
             q: as for a call.
             answers: for each branch that was asked for, the predictions of its images.
         """
+        # Does somebody differentiate through the run? Then the graph is theirs as well.
+        self._outer = torch.is_grad_enabled()
         with differentiable(q.watch is not None):
             return self._combine(q, answers)
 
     def _combine(self, q: Query, answers: Answers) -> Guided:
-        positive = answers.all(POSITIVE, self.batch, q)
+        watched = answers.all(POSITIVE, self.batch, q)
+        # Only gradients need the graph of this step; what others keep of it would keep all of it.
+        graph = q.watch is None or self._outer
+        positive = watched if graph else watched.detach()
         agreement = torch.full((self.batch,), math.nan, device=q.x.device)
         checks = [
             (f"the network's {branch} prediction", answers.raw(branch)) for branch in answers.asked
@@ -302,6 +312,7 @@ class Denoiser:
                 seen, p = q.rows(images), positive.rows(images)
                 state = slot.state.view(active)
                 if slot.term.reference is None:
+                    p = watched.rows(images)
                     r = p if total is None else _moved(p, take(total, active))
                 else:
                     place = {position: row for row, position in enumerate(active)}
@@ -310,6 +321,7 @@ class Denoiser:
                         for branch, where in slot.asked.items()
                     }
                     answer = answers.assemble(p, parts)
+                    answer = answer if graph else answer.detach()
                     r = slot.term.reference.read(seen, p, answer, state)
                     slot.term.when.observe(seen, p, r, state)
                     similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
@@ -337,10 +349,7 @@ class Denoiser:
         if self._blank:
             blank = sorted(self._blank)
             output = put(output, blank, torch.zeros_like(take(output, blank)))
-        if q.watch is not None and not q.watch.create_graph:  # nobody differentiates any further
-            output = output.detach()
-            positive = Prediction(q.x.detach(), positive.output.detach(), positive.readout)
-        self._watch(q.step, checks)
+        self._watch(q.step, [*checks, ("the guided prediction", output)])
         return Guided(output, positive, self._record(q, answers, output, agreement))
 
     def finish(self) -> None:
@@ -364,8 +373,6 @@ class Denoiser:
                 )
 
     def _watch(self, step: Step, checks: Sequence[tuple[str, Tensor]]) -> None:
-        if not checks:
-            return
         device = checks[0][1].device
         flags = [(what, value.detach().isfinite().all().to(device)) for what, value in checks]
         self._pending = step, flags
@@ -375,7 +382,7 @@ class Denoiser:
         return {
             row
             for group in self._groups
-            if any(prepare.blank(step) for prepare in group.guider.prepares)
+            if any(prepare.blank(step, self._number) for prepare in group.guider.prepares)
             for row in group.rows
         }
 
@@ -387,12 +394,16 @@ class Denoiser:
         ]
         acting = {image for slot in self._slots for image in slot.images(slot.active)}
         diagnosis = None
-        if self._diagnose and not self._blank:
+        everyone = range(self.batch)
+        if self._diagnose and answers.images(POSITIVE):
             c, u = answers.all(POSITIVE, self.batch, q), answers.all(NEGATIVE, self.batch, q)
-            diagnosis = Diagnosis.of(q.step, c, u, output)
+            diagnosis = Diagnosis.of(q.step, c, u, output, sorted(self._blank))
+        evaluations = [
+            sum(i in paid for paid in self._paid.values()) + self._again.count(i) for i in everyone
+        ]
         return Record(
-            q.step.index, q.step.stage, q.step.sigma, scales, list(self._counted), agreement,
-            [image in acting for image in range(self.batch)], diagnosis,
+            q.step.index, q.step.stage, q.step.sigma, scales, evaluations, agreement,
+            [image in acting for image in everyone], diagnosis,
         )  # fmt: skip
 
     @staticmethod

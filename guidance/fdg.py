@@ -42,7 +42,8 @@ class FDG(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shares = (self.shares,) if is_number(self.shares) else tuple(self.shares)
+        several = isinstance(self.shares, (tuple, list))
+        shares = tuple(self.shares) if several else (self.shares,)
         if not shares or not all(is_number(share) and share >= 0 for share in shares):
             raise reject(self, "shares", self.shares, "numbers of at least 0, for each band")
         self._set("shares", tuple(float(share) for share in shares))
@@ -86,12 +87,14 @@ def collapse(bands: list[Tensor]) -> Tensor:
 
 
 def _down(image: Tensor) -> Tensor:
-    """Half the resolution: blurred by binomial weights of five, every second pixel."""
+    """Half the resolution: blurred by binomial weights of five, then bilinear."""
     flat = image.flatten(0, -3).unsqueeze(1)
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=flat.dtype, device=flat.device) / 16
     padded = pad(flat, (2, 2, 2, 2), mode="replicate")
-    small = conv2d(padded, torch.outer(line, line)[None, None], stride=2)
-    return small.view(*image.shape[:-2], *small.shape[-2:])
+    blurred = conv2d(padded, torch.outer(line, line)[None, None])
+    size = [max(1, side // 2) for side in image.shape[-2:]]
+    small = interpolate(blurred, size=size, mode="bilinear", align_corners=False)
+    return small.view(*image.shape[:-2], *size)
 
 
 def _up(image: Tensor, like: Tensor) -> Tensor:

@@ -72,9 +72,11 @@ class Confusion(Reference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("prompts", tuple(self.prompts) if not isinstance(self.prompts, str) else ())
-        if len(set(self.prompts)) < 2:
-            raise reject(self, "prompts", self.prompts, "at least two prompts or classes")
+        several = self.prompts if isinstance(self.prompts, (tuple, list)) else ()
+        plain = all(isinstance(p, (str, int)) and not isinstance(p, bool) for p in several)
+        if not plain or len(set(several)) < 2:
+            raise reject(self, "prompts", self.prompts, "a list of at least two texts or classes")
+        self._set("prompts", tuple(several))
         if not callable(self.classifier) and not isinstance(self.classifier, str):
             raise reject(self, "classifier", self.classifier, "a name or a function")
         if self.space == "latents" and isinstance(self.classifier, str):
@@ -103,7 +105,7 @@ class Confusion(Reference):
         rows = len(positive.output)
         if not self._looks(q.step):
             return Follow(gains=None if self.otherwise else [0.0] * rows)
-        every = tuple(dict.fromkeys((*self.prompts, *self._own(state))))
+        every = self._every(state)
         due = q.step.index % int(self.every) == 0 or not state.has("mistaken")
         if due and q.step.stage == 0:
             self._look(positive, every, state)
@@ -121,20 +123,23 @@ class Confusion(Reference):
     def _looks(self, step: Step) -> bool:
         return self.below is None or step.sigma <= self.below
 
-    def _own(self, state: Rows) -> list[Any]:
-        """What each image is asked to be."""
-        own = state.prompts
-        for prompt in own:
-            if prompt is None or (prompt not in self.prompts and not isinstance(prompt, str)):
+    def _every(self, state: Rows) -> tuple[Any, ...]:
+        """All that the classifier is asked about, in an order that holds for the whole run."""
+        for prompt in state.prompts:
+            reads = isinstance(self.classifier, str) and isinstance(prompt, str)
+            if prompt is None or (prompt not in self.prompts and not reads):
                 raise ValueError(
                     f"Confusion: an image's prompt is {prompt!r}; allowed is one of the prompts"
                 )
-        return own
+        if not isinstance(self.classifier, str):
+            return self.prompts
+        own = [prompt for prompt in state.context.prompts if isinstance(prompt, str)]
+        return tuple(dict.fromkeys((*self.prompts, *own)))
 
     @torch.no_grad()
     def _look(self, positive: Prediction, every: tuple[Any, ...], state: Rows) -> None:
         """Ask the classifier, and keep for each row the class it is confused with and the gain."""
-        seen = positive.x0
+        seen, prompts = positive.x0, state.prompts
         if self.space == "pictures":
             seen = state.context.decode(seen)
         classify = self.classifier
@@ -147,8 +152,14 @@ class Confusion(Reference):
                 f"Confusion: the classifier gave {what}; allowed are logits of shape "
                 f"{(len(seen), len(every))}, images by prompts"
             )
-        p = (logits.double() / self.temperature).softmax(dim=1)
-        own = torch.tensor([every.index(prompt) for prompt in state.prompts], device=p.device)
+        logits = logits.double() / self.temperature
+        # Other images' prompts are not for this one to be confused with.
+        mine = [[one in self.prompts or one == own for one in every] for own in prompts]
+        logits = logits.where(torch.tensor(mine, device=logits.device), -torch.inf)
+        p = logits.softmax(dim=1)
+        if p.isnan().any():
+            raise ValueError("Confusion: the classifier gave NaN or infinite logits")
+        own = torch.tensor([every.index(prompt) for prompt in prompts], device=p.device)
         right = p.gather(1, own[:, None]).squeeze(1)
         others, mistaken = p.scatter(1, own[:, None], -1.0).max(dim=1)
         gain = {

@@ -13,6 +13,8 @@ from .guider import Gradient
 from .state import Rows
 from .types import Prediction, Query, differentiable, dot, expand, leaf_of, working
 
+LARGEST = 100.0  # of sigma / alpha: flows begin at an alpha of 0, or of a millionth
+
 
 @dataclass(frozen=True)
 class ClassifierGuidance(Gradient):
@@ -66,7 +68,10 @@ class RewardGuidance(Gradient):
     through the network.
 
     With ``low`` and ``high`` the change is given the size of what the other terms do, times their
-    ratio clipped to that range: Guide-and-Rescale (arXiv:2408.12345), which uses 0.33 and 3.
+    ratio clipped to that range: Guide-and-Rescale (arXiv:2408.12345), which uses 0.33 and 3. Where
+    the other terms do nothing, neither does this one then.
+
+    The gradient is a constant to whoever differentiates through the run.
 
     Attributes:
         scale: s; 0 is no guidance.
@@ -118,13 +123,12 @@ class RewardGuidance(Gradient):
             else:
                 (change,) = torch.autograd.grad(value.sum(), x0)
         if self.low is not None and self.high is not None:
-            others = reference.minus(positive)
+            others = reference.minus(positive).detach()
             theirs, ours = dot(others, others).sqrt(), dot(change, change).sqrt()
             tiny = torch.finfo(ours.dtype).tiny
             ratio = (ours / theirs.clamp_min(tiny)).clamp(self.low, self.high)
-            both = (theirs > 0) & (ours > 0)
-            factor = torch.where(both, ratio * theirs / ours.clamp_min(tiny), 1.0)
-            change = expand(factor, change) * change
+            factor = ratio * theirs / ours.clamp_min(tiny)
+            change = expand(torch.where(ours > 0, factor, 0.0), change) * change
         return scale * change
 
     def to_dict(self) -> Any:
@@ -158,7 +162,5 @@ def checked(owner: object, value: Any, images: int) -> Tensor:
 
 
 def _in_x0(q: Query, gradient: Tensor) -> Tensor:
-    """The change of x0 that a gradient by x means: ``sigma^2 / alpha`` times it; at pure noise,
-    where no x0 can be read from x, none."""
-    level = q.step.level
-    return gradient * (level.sigma**2 / level.alpha if level.alpha else 0.0)
+    """The change of x0 that a gradient by x means, ``sigma^2 / alpha`` times it."""
+    return gradient * (q.step.level.sigma * min(q.step.sigma, LARGEST))

@@ -123,8 +123,12 @@ class Gradient(Term):
 class Prepare(Config):
     """What is done before the positive prediction. Subclasses are frozen dataclasses."""
 
-    def blank(self, step: Step) -> bool:
-        """Is the network's output zero at this step, without any evaluation?"""
+    def blank(self, step: Step, number: int) -> bool:
+        """Is the network's output zero at this step, without any evaluation?
+
+        Args:
+            number: of the solver step, from 0; its later stages have the same.
+        """
         return False
 
     def tell(self, step: Step, embedding: Tensor, noise: Tensor) -> Tensor:

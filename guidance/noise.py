@@ -27,8 +27,9 @@ class Noise:
         if not self._seeds:
             rows = x.detach().float().cpu().numpy()
             self._seeds = [zlib.crc32(row.tobytes()) for row in rows]
-        label, parts = zlib.crc32(name.encode()), []
-        for image in images:
-            generator = torch.Generator().manual_seed(self._seeds[image] << 32 | label)
-            parts.append(torch.randn(value.shape[1:], generator=generator))
+        parts = []
+        for image in images:  # 32 bits in all: a generator on the CPU takes no more
+            seed = zlib.crc32(name.encode(), self._seeds[image])
+            generator = torch.Generator("cpu").manual_seed(seed)
+            parts.append(torch.randn(value.shape[1:], generator=generator, device="cpu"))
         return torch.stack(parts).to(value.device, value.dtype)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .types import Prediction, Step, cosine, dot
+from .types import Prediction, Step, cosine, dot, put
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,27 @@ class Diagnosis:
     _values: dict[str, Tensor] = field(repr=False)
 
     @classmethod
-    def of(cls, step: Step, c: Prediction, u: Prediction, guided: Tensor) -> Diagnosis:
-        """Of two predictions and the guided output, all (B, ...)."""
+    def of(
+        cls, step: Step, c: Prediction, u: Prediction, guided: Tensor, unknown: Sequence[int] = ()
+    ) -> Diagnosis:
+        """Of two predictions and the guided output, all (B, ...); nan for images ``unknown``."""
         gap, positive = c.minus(u).detach(), c.x0.detach()
         change = Prediction(c.x, guided, c.readout).minus(c).detach()
         length = dot(gap, gap)
         tiny = torch.finfo(length.dtype).tiny
         norms = [dot(d, d).sqrt() for d in (positive, u.x0.detach())]
         noise = math.isfinite(step.sigma) and step.level.sigma > 0
-        return cls(
-            {
-                "cosine": cosine(positive, u.x0.detach()),
-                "cosine_eps": cosine(c.eps(step.level).detach(), u.eps(step.level).detach())
-                if noise
-                else torch.full_like(length, math.nan),
-                "parallel": cosine(gap, positive),
-                "gap": (length / gap[0].numel()).sqrt(),
-                "norm_ratio": norms[0] / norms[1].clamp_min(tiny),
-                "effective_scale": 1 + dot(change, gap) / length.clamp_min(tiny),
-            }
-        )
+        none = torch.full_like(length, math.nan)
+        values = {
+            "cosine": cosine(positive, u.x0.detach()),
+            "cosine_eps": cosine(c.eps(step.level), u.eps(step.level)).detach() if noise else none,
+            "parallel": cosine(gap, positive),
+            "gap": (length / gap[0].numel()).sqrt(),
+            "norm_ratio": norms[0] / norms[1].clamp_min(tiny),
+            "effective_scale": 1 + dot(change, gap) / length.clamp_min(tiny),
+        }
+        rows = list(unknown)
+        return cls({name: put(value, rows, none[rows]) for name, value in values.items()})
 
     def __getattr__(self, name: str) -> list[float]:
         if name.startswith("_") or name not in self._values:

@@ -82,11 +82,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Watch:
-    """The tensor by which terms differentiate what a network said, and whether they may be
-    differentiated in turn. ``rows`` are those of it that a query is about."""
+    """The tensor by which terms differentiate what a network said. ``rows`` are those of it that a
+    query is about."""
 
     leaf: Tensor
-    create_graph: bool
     rows: Sequence[int] | None = None
 
 
@@ -110,13 +109,11 @@ class Query:
 
     def watched(self) -> Query:
         """The same question, with ``x`` ready to be differentiated by."""
-        if self.x.requires_grad:
-            return Query(self.x, self.step, Watch(self.x, torch.is_grad_enabled()))
-        leaf = leaf_of(self.x)
-        return Query(leaf, self.step, Watch(leaf, False))
+        leaf = self.x if self.x.requires_grad else leaf_of(self.x)
+        return Query(leaf, self.step, Watch(leaf))
 
     def gradient(self, values: Tensor) -> Tensor:
-        """The gradient (B, ...) of ``values`` (B,), each by its own image's ``x``.
+        """The gradient (B, ...) of ``values`` (B,), each by its own image's ``x``; a constant.
 
         Raises:
             ValueError: the values do not depend on ``x``, or no term asked for gradients.
@@ -124,9 +121,8 @@ class Query:
         if self.watch is None or not values.requires_grad:
             raise ValueError("values do not depend on x; allowed are those that can be derived")
         (found,) = torch.autograd.grad(
-            values.sum(), self.watch.leaf, retain_graph=True, allow_unused=True,
-            create_graph=self.watch.create_graph,
-        )  # fmt: skip
+            values.sum(), self.watch.leaf, retain_graph=True, allow_unused=True
+        )
         if found is None:
             raise ValueError("values do not depend on x; allowed are those that can be derived")
         found = working(found if self.watch.rows is None else take(found, self.watch.rows))
@@ -164,6 +160,9 @@ class Prediction:
 
     def rows(self, rows: Sequence[int]) -> Prediction:
         return Prediction(take(self.x, rows), take(self.output, rows), self.readout)
+
+    def detach(self) -> Prediction:
+        return Prediction(self.x.detach(), self.output.detach(), self.readout)
 
 
 @contextmanager

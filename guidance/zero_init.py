@@ -18,7 +18,7 @@ class ZeroInit(Prepare):
     sure, the sample stays where it is. Nothing is evaluated at these steps.
 
     Attributes:
-        steps: how many evaluations; the paper's is 1 step, or 4 % of them.
+        steps: how many solver steps; the paper's is 1, or 4 % of them.
     """
 
     formula: ClassVar[str] = "a velocity of 0 at the first steps"
@@ -31,13 +31,15 @@ class ZeroInit(Prepare):
         if self.steps != int(self.steps):
             raise reject(self, "steps", self.steps, "a whole number of at least 0")
 
-    def blank(self, step: Step) -> bool:
-        if step.index >= self.steps:
+    def blank(self, step: Step, number: int) -> bool:
+        if number >= self.steps:
             return False
-        if abs(step.level.alpha + step.level.sigma - 1) > 1e-4:
-            raise ValueError(
-                f"ZeroInit: at step {step.index} alpha is {step.level.alpha:.4g} and sigma "
-                f"{step.level.sigma:.4g}; allowed are flows, where they add up to 1: an output of "
-                "zero means something else elsewhere"
-            )
+        # Of a variance-preserving model the level of pure noise alone looks like that of a flow.
+        for level in filter(None, (step.level, step.next_level)):
+            if abs(level.alpha + level.sigma - 1) > 1e-4:
+                raise ValueError(
+                    f"ZeroInit: at step {step.index} there is a level with an alpha of "
+                    f"{level.alpha:.4g} and a sigma of {level.sigma:.4g}; allowed are flows, where "
+                    "they add up to 1: an output of zero means something else elsewhere"
+                )
         return True

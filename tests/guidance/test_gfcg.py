@@ -141,6 +141,49 @@ def test_the_classifier_looks_every_so_often():
     assert all(torch.equal(out, outputs[0]) for out in outputs)
 
 
+def test_other_images_prompts_are_not_for_this_one():
+    """Prompts of the images that are not on the list count for their own image alone."""
+
+    class Reader(World):
+        def classifier(self, name, prompts):
+            table = {"a": 3.0, "b": 2.0, "c": 2.5}
+            return lambda x0: torch.tensor([[table[p] for p in prompts]] * len(x0))
+
+    reference = Confusion(("b", "a"), "reader", threshold=1.0, gain="one")
+    reference = reference.replace(every=2)
+    world = Reader("c", "a")
+    world.decode = lambda x0: x0
+    together = run(CFG(3, reference=reference), world)
+    for row, prompt in enumerate(("c", "a")):
+        alone = Reader(prompt)
+        alone.decode = lambda x0: x0
+        torch.testing.assert_close(
+            run(CFG(3, reference=reference), alone).output[0], together.output[row]
+        )
+    assert ("'c'", [1]) not in world.asked  # to which image 1 is likest of all but its own
+    # and an index that was kept means the same when other images are active
+    world = Reader("c", "a")
+    world.decode = lambda x0: x0
+    gated = CFG(lambda s: [1.0 if s.index == 1 else 3.0, 3.0], reference=reference)
+    denoiser = Denoiser(gated, 2, world)
+    outputs = [denoiser(Query(torch.zeros(2, 3), step(i)), world.network).output for i in range(2)]
+    torch.testing.assert_close(outputs[1][1], outputs[0][1])
+
+
+def test_what_diagnosis_evaluates_is_counted_where_it_is_used():
+    classify = sees([0.3, 0.2, 0.5], [0.0, 1.0, 0.0])
+    guider = CFG(3, reference=confusion(classify, otherwise=Negative(), gain="one"))
+    world = World("a", "b")
+    denoiser = Denoiser(guider, 2, world, diagnose=True)
+    record = denoiser(Query(torch.zeros(2, 3), step()), world.network).record
+    assert record.evaluations == [2, 2]
+
+
+def test_a_classifier_that_breaks_stops_the_run():
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        run(CFG(2, reference=confusion(lambda x0: torch.full((1, 3), torch.nan))), World("a"))
+
+
 def test_a_temperature_makes_it_less_sure():
     world = World("a")
     logits = torch.tensor([[2.0, 1.0, 0.0]])
@@ -161,7 +204,7 @@ def test_gates_and_other_terms_go_with_it():
 
 
 def test_complaints():
-    with pytest.raises(ValueError, match="at least two prompts"):
+    with pytest.raises(ValueError, match="at least two texts or classes"):
         Confusion(["a"])
     with pytest.raises(ValueError, match="classifier is 'emoji-clip'; allowed is a function"):
         Confusion(CLASSES, space="latents")

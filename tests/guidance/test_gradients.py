@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from guiders import CFG, Adaptive, ClassifierGuidance, Guider, Interval, RewardGuidance
-from guiders.guidance import Denoiser, Prediction, Query, Readout
+from guiders import APG, CFG, Adaptive, ClassifierGuidance, Guider, Interval, RewardGuidance
+from guiders.guidance import Denoiser, Level, Prediction, Query, Readout, Step
 from known import Answers, step
 
 
@@ -54,7 +54,8 @@ def test_classifier_guidance_is_that_of_dhariwal_and_nichol():
 def test_universal_guidance_goes_through_the_network():
     x, at = x_(), step(0, sigma=2.0)
     level, network = at.level, Linear(0.5)
-    result = Denoiser(latents(scale=0.3), 2)(Query(x, at), network)
+    with torch.no_grad():
+        result = Denoiser(latents(scale=0.3), 2)(Query(x, at), network)
     d = 0.5 * x
     expected = d + level.sigma**2 / level.alpha * 0.3 * (0.5 * (1 - d))
     torch.testing.assert_close(result.output, expected)
@@ -80,13 +81,45 @@ def test_under_the_callers_mode(mode, through):
     assert torch.equal(free, bound)
 
 
-def test_it_can_be_differentiated_in_turn():
+def test_whoever_differentiates_through_the_run_sees_the_gradient_as_a_constant():
     x = x_().requires_grad_()
     out = Denoiser(latents(scale=0.3), 2)(Query(x, step(sigma=2.0)), Linear(0.5)).output
     (grad,) = torch.autograd.grad(out.sum(), x)
-    level = step(sigma=2.0).level
-    expected = 0.5 - level.sigma**2 / level.alpha * 0.3 * 0.25
-    torch.testing.assert_close(grad, torch.full_like(x, expected))
+    torch.testing.assert_close(grad, torch.full_like(x, 0.5))
+
+
+def test_parameters_of_the_network_get_their_gradient():
+    weight = torch.tensor(0.5, requires_grad=True)
+    x = x_()
+    out = Denoiser(latents(scale=0.3), 2)(Query(x, step(sigma=2.0)), Linear(weight)).output
+    (grad,) = torch.autograd.grad(out.sum(), weight)
+    torch.testing.assert_close(grad, x.sum())
+
+
+def test_no_graph_is_kept_between_steps():
+    """Momentum and the like are kept without the graph of the step that made them."""
+    denoiser = Denoiser(APG(5) + latents(scale=0.3), 2)
+    with torch.no_grad():
+        for i in range(3):
+            result = denoiser(Query(x_(), step(i)), Linear(torch.tensor(0.5, requires_grad=True)))
+            assert not result.output.requires_grad
+            kept = [v for s in denoiser._slots for v in s.state._written.values()]
+            assert kept
+            assert not any(value.requires_grad for value in kept)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-6, 3e-4])
+def test_where_there_is_no_signal_the_change_is_bounded(alpha):
+    at = Step(0, 4, 0, Level(alpha, 1 - alpha))
+    out = Denoiser(latents(scale=1.0), 2)(Query(x_(), at), Linear(0.5)).output
+    gradient = 0.5 * (1 - 0.5 * x_())
+    torch.testing.assert_close(out - 0.5 * x_(), 100 * (1 - alpha) * gradient)
+
+
+def test_matched_to_nothing_it_is_nothing():
+    guider = CFG(Interval(3, high=0.1)) + latents(scale=1.0, low=0.3, high=3.0)
+    out = Denoiser(guider, 2)(Query(x_(), step()), Linear()).output
+    torch.testing.assert_close(out, 0.5 * x_())
 
 
 @pytest.mark.parametrize("ratio", [(0.33, 3.0), (0.5, 0.5), (0.0, 0.1)])

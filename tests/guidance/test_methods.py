@@ -20,6 +20,7 @@ from guiders import (
 )
 from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Level, Query, Readout, Step
 from guiders.guidance.fdg import collapse, pyramid
+from guiders.guidance.noise import Noise
 from known import Answers, guide, step
 
 
@@ -131,6 +132,24 @@ def test_a_pyramid_is_collapsed_to_what_it_was(shape):
     torch.testing.assert_close(collapse(pyramid(image, 3)), image)
 
 
+@pytest.mark.parametrize("side", [8, 11])
+def test_bands_stay_where_they_are(side):
+    """A picture upside down has bands upside down; the low band of a dot lies where the dot is."""
+    image = pictures(1, 0, 1, side, side)
+    for levels in (2, 3):
+        for band, other in zip(
+            pyramid(image, levels), pyramid(image.flip(-1, -2), levels), strict=True
+        ):
+            torch.testing.assert_close(other, band.flip(-1, -2))
+    if side == 11:
+        return
+    dots = torch.zeros(1, 1, 32, 32)
+    dots[..., 15:17, 15:17] = 1
+    low = collapse([torch.zeros(1, 1, 32, 32), *pyramid(dots, 3)[1:]])
+    place = (low.sum(dim=2).squeeze() * torch.arange(32)).sum() / low.sum()
+    assert place.item() == pytest.approx(15.5, abs=1e-3)
+
+
 def test_fdg_needs_pictures():
     with pytest.raises(ValueError, match=r"shape \(6, 4\); allowed are pictures"):
         guide(FDG(5), pictures(1, 0, 6, 4), pictures(1, 1, 6, 4))
@@ -189,6 +208,19 @@ def test_zero_init_moves_nothing_and_asks_for_nothing():
 def test_zero_init_is_for_flows():
     with pytest.raises(ValueError, match="allowed are flows"):
         guide(CFG(5) | ZeroInit(), pictures(1, 0), pictures(1, 1))
+    zero_snr = Step(0, 4, 0, Level(0.0, 1.0), Level(0.3, math.sqrt(1 - 0.09)))
+    with pytest.raises(ValueError, match="allowed are flows"):
+        Denoiser(CFG(5) | ZeroInit(), 1).plan(zero_snr)
+
+
+def test_zero_init_counts_solver_steps():
+    denoiser = Denoiser(CFG(5) | ZeroInit(2), 1)
+    stages = [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0), (5, 1)]
+    asked = [
+        denoiser.plan(Step(i, 6, stage, Level(0.1 * i, 1 - 0.1 * i)))[POSITIVE]
+        for i, stage in stages
+    ]
+    assert asked == [[], [], [], [], [0], [0]]
 
 
 def test_cads():
@@ -216,7 +248,10 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch():
     together = told([0, 1, 2])
     assert torch.equal(told([1]), together[1:2])
     assert torch.equal(told([0, 1, 2]), together)
-    assert not torch.allclose(together[0] - together[1], torch.zeros(5, 4), atol=0.1)
+    noise = Noise().like(torch.zeros(3, 5, 4), x, range(3), "text")
+    assert (noise[0] - noise[1]).abs().mean() > 0.5
+    other = Noise().like(torch.zeros(3, 5, 4), x + 1, range(3), "text")
+    assert (noise - other).abs().mean() > 0.5
 
 
 def test_bounds_are_checked_by_name():
