@@ -44,7 +44,7 @@ def guider_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Guider:
     )
     for name, kind, settings in gates:
         if name in given:
-            if given.get("guider") == UNGUIDED:
+            if str(given.get("guider", "")).strip().lower() == UNGUIDED:
                 raise ValueError(
                     f"{name} is {given[name]!r}; allowed with a guider other than {UNGUIDED}"
                 )
@@ -56,7 +56,11 @@ def with_arguments(guider: Guider, arguments: list[str]) -> Guider:
     """The same guider with ``KEY=VALUE`` settings changed; it must be a single method."""
     if not isinstance(guider, Term):
         raise ValueError(f"guider_arg is {arguments[0]!r}; allowed with one method only")
-    return guider.replace(**read_settings(type(guider), arguments, named=True))
+    changes = read_settings(type(guider), arguments, named=True)
+    try:
+        return guider.replace(**changes)
+    except TypeError as error:
+        raise ValueError(f"guider_arg is {', '.join(arguments)!r}; {error}") from None
 
 
 def with_scale(guider: Guider, scale: float) -> Guider:

@@ -87,7 +87,9 @@ def cell_of(
     """The settings and the guider of one cell of a grid."""
     flags = {"scale": "guidance_scale", "steps": "num_inference_steps"}
     here = given | {flags.get(name, name): value for name, value in values.items()}
-    if here.get("guider") == UNGUIDED:  # a column of its own, whatever the others are given
+    if (
+        str(here.get("guider", "")).strip().lower() == UNGUIDED
+    ):  # a column of its own, whatever the others are given
         for name in ("guidance_scale", "guider_arg", "interval", "adaptive"):
             here.pop(name, None)
     guider = guider_from(here, {})

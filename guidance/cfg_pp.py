@@ -26,6 +26,8 @@ class CFGPlusPlus(Scale):
 
     formula: ClassVar[str] = "lam sigma / (sigma - sigma_next)"
 
+    first_order: ClassVar[bool] = True
+
     lam: float = number(0.6, low=0, high=1)
 
     def at(self, step: Step, state: State) -> list[float]:

@@ -43,6 +43,8 @@ class CFGPlusPlus2M(Term):
     )
     works_on: ClassVar[str] = "any"
 
+    first_order: ClassVar[bool] = True
+
     scale: Any = 0.6
     correction: str = choice("unconditional", "unconditional", "guided")
     reference: Reference = Negative()

@@ -56,6 +56,7 @@ class Config:
 
     registry: ClassVar[dict[str, type[Config]]] = {}
     formula: ClassVar[str] = ""  # in a line, for the table of methods
+    first_order: ClassVar[bool] = False  # is it meant for solvers of first order alone?
     works_on: ClassVar[str] = ""  # what it is about: "x0", the network's "output", "any"
 
     def __init_subclass__(cls) -> None:

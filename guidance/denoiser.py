@@ -204,6 +204,11 @@ class Denoiser:
             self._paid.setdefault(branch, set()).update(images)
 
     @property
+    def blank(self) -> list[int]:
+        """The images whose output is zero at the step that was planned."""
+        return sorted(self._blank)
+
+    @property
     def through_network(self) -> bool:
         """Will a term of the step that was planned differentiate what the network says?"""
         return any(

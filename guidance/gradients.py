@@ -111,13 +111,18 @@ class RewardGuidance(Gradient):
     def delta(
         self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
     ) -> Tensor:
-        reward = self.reward
+        reward, prompts = self.reward, state.prompts
         if isinstance(reward, str):
             reward = state.context.reward(reward)
+            if None in prompts:
+                raise ValueError(
+                    f"RewardGuidance: reward is {self.reward!r} and an image's prompt is not "
+                    "known; allowed is a call with the prompt as text"
+                )
         with differentiable():
             x0 = positive.x0 if self.through_network else leaf_of(positive.x0)
             seen = x0 if self.space == "latents" else state.context.decode(x0) / 2 + 0.5
-            value = checked(self, reward(seen, state.prompts), len(x0))
+            value = checked(self, reward(seen, prompts), len(x0))
             if self.through_network:
                 change = _in_x0(q, q.gradient(value))
             else:

@@ -43,7 +43,7 @@ def load_classifier(name: str, prompts: Sequence[Any], device: torch.device) -> 
 def _load(name: str) -> tuple[Any, bool]:
     """A network, and whether it reads texts."""
     if name in SHIPPED_READERS:
-        return parse_reward(name), True
+        return parse_reward(name, judges=True), True
     from transformers import AutoConfig, AutoModelForImageClassification
 
     source = models.path(name) if name in models.NAMES else Path(name)

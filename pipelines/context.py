@@ -16,6 +16,7 @@ from .pictures import decode
 from .rewards import parse_reward
 
 SWITCHES = ("guidance_scale", "true_cfg_scale")
+PER_IMAGE = ("image", "mask", "video", "embeds")
 DROPPED = ("generator", "latents", "callback_on_step_end", "callback", "output_type", "sigmas")
 
 
@@ -38,6 +39,10 @@ class PipelineContext(Context):
         self._pipe = pipe
         self._conditions: dict[Any, Condition] = {}
         self._asked: dict[str, Any] = {}
+        self._own: list[Any] = []
+        self._told: dict[Any, Inputs] = {}
+        self._seen: dict[str, Any] = {}
+        self._alive: dict[str, Any] = {}  # what ``_seen`` tells by its id
         self._networks: dict[Any, Callable[..., Tensor]] = {}
 
     def prepare(
@@ -49,10 +54,8 @@ class PipelineContext(Context):
             call: the pipeline's own ``__call__``, with a denoiser that throws ``Captured``.
             asked: the arguments of the call to come.
         """
-        name, own = _prompts(asked)
-        copies = int(asked.get("num_images_per_prompt") or asked.get("num_videos_per_prompt") or 1)
-        self.prompts = [prompt for prompt in own for _ in range(copies)]
-        self._asked, self._conditions = asked, {}
+        name, self._own = _prompts(asked)
+        self._asked, self._conditions, self.prompts = asked, {}, ()
         if not prompts:
             return
         if name is None:
@@ -60,15 +63,19 @@ class PipelineContext(Context):
                 f"{type(self._pipe).__name__} was called without a prompt; allowed is one, to be "
                 "compared with those of the guider"
             )
-        every = list(dict.fromkeys([*prompts, *own]))
-        inputs = self._capture(call, name, every)
-        if inputs.rows != len(every):
-            raise RuntimeError(
-                f"{type(self._pipe).__name__} calls its denoiser with {inputs.rows} rows for "
-                f"{len(every)} prompts; the guider's own prompts do not work with it"
-            )
-        for row, prompt in enumerate(every):
-            self._conditions[prompt] = Condition(str(prompt), inputs.take([row]))
+        options = self._options(name, call)
+        seen = {key: _mark(value) for key, value in options.items()}
+        if seen != self._seen:  # what a prompt is told as depends on the call's other arguments
+            self._seen, self._told, self._alive = seen, {}, options
+        for prompt in dict.fromkeys([*prompts, *self._own]):
+            if prompt not in self._told:
+                self._told[prompt] = self._capture(call, {**options, name: [prompt]})
+            self._conditions[prompt] = Condition(str(prompt), self._told[prompt])
+
+    def spread(self, batch: int) -> None:
+        """Of a run of ``batch`` images each one's prompt is known now."""
+        copies, rest = divmod(batch, max(1, len(self._own)))
+        self.prompts = [] if rest else [prompt for prompt in self._own for _ in range(copies)]
 
     def condition(self, prompt: Any) -> Condition:
         return self._conditions[prompt]
@@ -85,38 +92,68 @@ class PipelineContext(Context):
     def reward(self, name: str) -> Callable[[Tensor, Sequence[Any]], Tensor]:
         if name not in self._networks:
             reward: Any = parse_reward(name)
-            self._networks[name] = reward.to(self._device).eval().requires_grad_(False)
+            if isinstance(reward, torch.nn.Module):
+                reward = reward.to(self._device).eval().requires_grad_(False)
+            self._networks[name] = reward
         return self._networks[name]
 
     @property
     def _device(self) -> torch.device:
         return getattr(self._pipe, "_execution_device", torch.device("cpu"))
 
-    def _capture(self, call: Callable[..., Any], name: str, prompts: list[Any]) -> Inputs:
+    def _options(self, name: str, call: Callable[..., Any]) -> dict[str, Any]:
+        """The arguments of the call to come, for one image and without its negative branch."""
         known = inspect.signature(call).parameters
+        count = len(self._own)
         options = {
-            key: value
+            key: value[:1] if count > 1 and _is_of_images(key, value, count) else value
             for key, value in self._asked.items()
-            if key not in DROPPED and "negative" not in key and "prompt_embeds" not in key
-            and key in known and key != "self"
+            if key in known and key not in (*DROPPED, name)
+            and "negative" not in key and "prompt_embeds" not in key
         }  # fmt: skip
-        options |= {key: 1.0 for key in SWITCHES if key in known}
-        options |= {key: 1 for key in ("num_images_per_prompt",) if key in known}
-        for key in options:
-            if key.startswith("prompt_"):  # a second text, for a second encoder
+        for key in known:
+            if key in SWITCHES:
+                options[key] = 1.0
+            elif key.startswith("num_") and key.endswith("_per_prompt"):
+                options[key] = 1
+            elif key.startswith("prompt_") and key in options:  # a text for a second encoder
                 options[key] = None
-        options[name] = prompts
-        bar = getattr(self._pipe, "_progress_bar_config", {})
+        return options
+
+    def _capture(self, call: Callable[..., Any], options: dict[str, Any]) -> Inputs:
+        bar = getattr(self._pipe, "_progress_bar_config", None)
         devices = [self._device] if self._device.type == "cuda" else []
         self._pipe.set_progress_bar_config(disable=True)
         try:
             with torch.random.fork_rng(devices=devices):
                 call(**options)
         except Captured as caught:
-            return caught.inputs
+            inputs = caught.inputs
+        else:
+            raise RuntimeError(f"{type(self._pipe).__name__} did not call its denoiser")
         finally:
-            self._pipe._progress_bar_config = bar
-        raise RuntimeError(f"{type(self._pipe).__name__} did not call its denoiser")
+            if bar is None:
+                del self._pipe._progress_bar_config
+            else:
+                self._pipe._progress_bar_config = bar
+        if inputs.rows != 1:
+            raise RuntimeError(
+                f"{type(self._pipe).__name__} calls its denoiser with {inputs.rows} rows for one "
+                "prompt; the guider's own prompts do not work with it"
+            )
+        return inputs
+
+
+def _is_of_images(name: str, value: Any, count: int) -> bool:
+    """Does an argument hold something for each of ``count`` images?"""
+    several = isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
+    return several and len(value) == count and any(word in name for word in PER_IMAGE)
+
+
+def _mark(value: Any) -> Any:
+    """What tells whether an argument is the same as that of the call before."""
+    plain = value is None or isinstance(value, (str, int, float, bool))
+    return value if plain else id(value)
 
 
 def _prompts(asked: dict[str, Any]) -> tuple[str | None, list[Any]]:

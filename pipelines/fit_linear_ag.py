@@ -245,7 +245,7 @@ class _UpTo(Prepare):
     def __init__(self, plan: _Plan) -> None:
         self.plan = plan
 
-    def blank(self, step: Step) -> bool:
+    def blank(self, step: Step, number: int) -> bool:
         return not self.plan.at(step)
 
     def __str__(self) -> str:

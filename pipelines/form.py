@@ -24,6 +24,7 @@ class Form:
         sign: -1 where the pipeline negates what it then gives to the scheduler.
         upcast: does it go to float32 before it combines the branches?
         exact: does ``g`` in both branches come out as ``g`` in half precision?
+        renorms: does it divide by the norm of what it combined, which must not be zero then?
     """
 
     passes: int = 1
@@ -31,10 +32,12 @@ class Form:
     sign: int = 1
     upcast: bool = False
     exact: bool = True
+    renorms: bool = False
 
 
 ONE = Form()
 TWO = Form(passes=2, positive_first=True)
+QWEN = Form(passes=2, positive_first=True, renorms=True)
 
 FORMS = {
     "StableDiffusionPipeline": ONE,
@@ -59,16 +62,16 @@ FORMS = {
     "StableAudioPipeline": ONE,
     "LatentConsistencyModelPipeline": ONE,
     "FluxPipeline": TWO,
-    "QwenImagePipeline": TWO,
-    "QwenImageImg2ImgPipeline": TWO,
-    "QwenImageInpaintPipeline": TWO,
-    "QwenImageEditPipeline": TWO,
-    "QwenImageEditPlusPipeline": TWO,
-    "QwenImageEditInpaintPipeline": TWO,
-    "QwenImageControlNetPipeline": TWO,
-    "QwenImageControlNetInpaintPipeline": TWO,
+    "QwenImagePipeline": QWEN,
+    "QwenImageImg2ImgPipeline": QWEN,
+    "QwenImageInpaintPipeline": QWEN,
+    "QwenImageEditPipeline": QWEN,
+    "QwenImageEditPlusPipeline": QWEN,
+    "QwenImageEditInpaintPipeline": QWEN,
+    "QwenImageControlNetPipeline": QWEN,
+    "QwenImageControlNetInpaintPipeline": QWEN,
     "WanPipeline": TWO,
-    "Lumina2Pipeline": Form(passes=2, positive_first=True, sign=-1),
+    "Lumina2Pipeline": Form(passes=2, positive_first=True, sign=-1, renorms=True),
     "CogView4Pipeline": TWO,
 }
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import NEGATIVE, Guider, Record, Step, foresee
-from ..samplers import SADA, is_supported, read_level, steps_ahead
+from ..guidance import NEGATIVE, Gate, Guider, Record, Step, foresee
+from ..samplers import SADA, is_first_order, is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
@@ -249,12 +249,16 @@ class Attachment:
     def _start(self, inputs: Inputs, doubled: bool) -> Run:
         """The first evaluation of a run: check that it can work, say the plan, make the memory."""
         batch = self._images(inputs, doubled)
+        self._context.spread(batch)
         count = getattr(self._pipe, "num_timesteps", None)
         steps = steps_ahead(self._scheduler, inputs.time, count)
         plans = foresee(self._guider, steps, batch)
         negative = self._diagnose or any(NEGATIVE in plan for plan in plans)
         if negative and not doubled:
-            raise ValueError(self._why_single())
+            asks = any(NEGATIVE in plan for plan in plans)
+            raise ValueError(
+                self._why_single("the guider needs" if asks else "diagnose=True needs")
+            )
         for change in {branch.change for plan in plans for branch in plan if branch.change}:
             for name in self._parts.keys() & set(DENOISERS):
                 check_change(self._parts[name], change)
@@ -316,6 +320,17 @@ class Attachment:
                 f"{given[0]} has no effect: {_title(self._guider)} never asks for the negative "
                 "branch"
             )
+        guiders = [self._guider] if isinstance(self._guider, Guider) else self._guider
+        for term in (term for guider in guiders for term in guider.terms):
+            scale: Any = term.when
+            while isinstance(scale, Gate):
+                scale = scale.scale
+            if (term.first_order or scale.first_order) and not is_first_order(self._scheduler):
+                self._say_warning(
+                    f"{term} is meant for solvers of first order, such as DDIM, Euler or "
+                    f"DPM-Solver++ with solver_order=1; {type(self._scheduler).__name__} corrects "
+                    "its steps"
+                )
         if not doubled and self._embedded() and asked.get("guidance_scale") is not None:
             self._say_warning(
                 f"guidance_scale={asked['guidance_scale']:g} goes into the network, which was "
@@ -330,14 +345,14 @@ class Attachment:
             c.get("guidance_embeds") or c.get("time_cond_proj_dim") is not None for c in configs
         )
 
-    def _why_single(self) -> str:
-        """The complaint where there is no negative branch and the guider needs it."""
+    def _why_single(self, needs: str) -> str:
+        """The complaint where there is no negative branch and somebody needs it."""
         asked = self._asked
         if "true_cfg_scale" in asked:
             return (
                 f"{self._name}: true_cfg_scale is {asked['true_cfg_scale']:g} and negative_prompt "
                 f"{'is not given' if asked.get('negative_prompt') is None else 'is given'}, which "
-                "switches off the negative branch that the guider needs; allowed is any "
+                f"switches off the negative branch that {needs}; allowed is any "
                 "true_cfg_scale above 1 with a negative_prompt, which may be ' ' (the guider's own "
                 "scale is used)"
             )
@@ -348,7 +363,7 @@ class Attachment:
             )
         return (
             f"{self._name}: guidance_scale is {asked.get('guidance_scale', 1):g}, which switches "
-            "off the negative branch that the guider needs; allowed is any guidance_scale above 1 "
+            f"off the negative branch that {needs}; allowed is any guidance_scale above 1 "
             "(the guider's own scale is used)"
         )
 
@@ -425,8 +440,8 @@ def guided(
     attachment = Attachment(
         pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate
     )
-    attachment.attach()
     try:
+        attachment.attach()
         yield attachment
     finally:
         attachment.detach()

@@ -17,7 +17,8 @@ TIMES = ("timestep", "timesteps", "t")
 SHARED = ("image_rotary_emb", "rotary_embedding", "text_rotary_emb", "img_ids", "txt_ids")
 LISTS = ("img_shapes", "txt_seq_lens")  # an item for each row; other lists are for each network
 EMBEDDINGS = ("encoder_hidden_states", "pooled_projections", "text_embeds", "image_embeds")
-COMPUTED = ("residual", "block_samples")  # made by a ControlNet from the latents
+# Made by a ControlNet from the latents, or a scale that is told to distilled networks.
+COMPUTED = ("residual", "block_samples", "guidance", "timestep_cond")
 REPEATED = ("encoder_hidden_states",)  # may have several rows for each one: the frames of a video
 
 
@@ -74,18 +75,22 @@ class Inputs:
         Args:
             others: for each row the call to take it from; ``None`` keeps its own.
         """
+        told = _Told(len(others))
         args = tuple(
             value
             if position < 2
-            else _blend(value, [None if o is None else o.args[position] for o in others], "")
+            else told(value, [None if o is None else o.args[position] for o in others], "")
             for position, value in enumerate(self.args)
         )
         kwargs = {
-            name: value
-            if name in (*LATENTS, *TIMES, *SHARED) or any(word in name for word in COMPUTED)
-            else _blend(value, [None if o is None else o.kwargs.get(name) for o in others], name)
+            name: told(value, [None if o is None else o.kwargs.get(name) for o in others], name)
             for name, value in self.kwargs.items()
         }
+        if not told.found:
+            raise ValueError(
+                "the denoiser is told nothing that depends on the prompt; allowed is a pipeline "
+                "that tells it, as a tensor with a row for each image"
+            )
         return Inputs(args, kwargs)
 
     def embedded(self, rows: Sequence[int], change: Callable[[str, Tensor], Tensor]) -> Inputs:
@@ -102,9 +107,15 @@ class Inputs:
         def visit(value: Any, name: str) -> Any:
             if isinstance(value, dict):
                 return {key: visit(item, key) for key, item in value.items()}
-            if name in EMBEDDINGS and isinstance(value, Tensor) and len(value) == self.rows:
-                found.append(name)
-                return put(value, rows, change(name, take(value, rows)))
+            if name in EMBEDDINGS and isinstance(value, Tensor) and value.dim():
+                each, rest = divmod(len(value), self.rows)
+                if each and not rest and (each == 1 or name in REPEATED):
+                    found.append(name)
+                    by_row = value.unflatten(0, (self.rows, each))  # the same for every frame
+                    new = change(name, take(by_row[:, 0], rows))[:, None].expand_as(
+                        take(by_row, rows)
+                    )
+                    return put(by_row, rows, new).flatten(0, 1)
             return value
 
         kwargs = {name: visit(value, name) for name, value in self.kwargs.items()}
@@ -135,26 +146,41 @@ def _normal(value: Any) -> Any:
     return value
 
 
-def _blend(value: Any, others: Sequence[Any], name: str) -> Any:
-    """Take the rows of others, of one row each, into a nest of as many rows."""
-    if isinstance(value, Tensor):
-        rows = len(others)
-        if not value.dim() or len(value) != rows:
+class _Told:
+    """Takes the rows of other calls, of one row each, into what a call of ``rows`` rows tells.
+
+    Attributes:
+        found: names of the arguments that were replaced.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.found: list[str] = []
+
+    def __call__(self, value: Any, others: Sequence[Any], name: str) -> Any:
+        kept = name in (*LATENTS, *TIMES, *SHARED) or any(word in name for word in COMPUTED)
+        if kept or all(other is None for other in others):
             return value
-        parts = [value[row] if other is None else other[0] for row, other in enumerate(others)]
-        shapes = {tuple(part.shape) for part in parts}
+        if isinstance(value, dict):
+            return {
+                key: self(item, [None if o is None else o.get(key) for o in others], key)
+                for key, item in value.items()
+            }
+        if not isinstance(value, Tensor) or not value.dim():
+            return value
+        each, rest = divmod(len(value), self.rows)
+        if rest or not each or (each != 1 and name not in REPEATED):
+            return value
+        own = value.unflatten(0, (self.rows, each))
+        parts = [mine if other is None else other for mine, other in zip(own, others, strict=True)]
+        shapes = {tuple(part.shape[1:]) for part in parts}
         if len(shapes) > 1:
             raise ValueError(
                 f"{name or 'an argument'} of the denoiser has shapes {sorted(shapes)} for "
                 "different prompts; allowed are prompts that the pipeline pads to one length"
             )
-        return torch.stack([part.to(value.device, value.dtype) for part in parts])
-    if isinstance(value, dict):
-        return {
-            key: _blend(item, [None if o is None else o[key] for o in others], key)
-            for key, item in value.items()
-        }
-    return value
+        self.found.append(name)
+        return torch.cat([part.to(value.device, value.dtype) for part in parts])
 
 
 def choose(value: Any, rows: Sequence[int], total: int, name: str = "") -> Any:

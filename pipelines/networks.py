@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,17 @@ def load_network(model: Any, like: nn.Module) -> Any:
     if not isinstance(model, str):
         return model
     parameter = next(like.parameters())
-    return _load(model, class_of(like), parameter.dtype, parameter.device)
+    kept = _KEPT.setdefault(like, {})
+    key = (model, parameter.dtype, parameter.device)
+    if key not in kept:
+        kept[key] = _load(model, class_of(like), parameter.dtype, parameter.device)
+    return kept[key]
 
 
-@functools.lru_cache(maxsize=4)
+# As long as the denoiser lives beside which they are used.
+_KEPT: weakref.WeakKeyDictionary[nn.Module, dict[Any, nn.Module]] = weakref.WeakKeyDictionary()
+
+
 def _load(name: str, kind: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
     source = models.path(name) if name in models.NAMES else name
     where = Path(source)

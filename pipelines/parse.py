@@ -98,8 +98,11 @@ def parse_guider(
     terms: list[tuple[type[Config], dict[str, Any]]] = []
     gates: list[tuple[type[Config], dict[str, Any]]] = []
     posts: list[Post | Prepare] = []
-    for item in split(text.replace("|", "+"), "+"):
-        found = _call(item, known)
+    for item in split(text, "+|"):
+        try:
+            found = _call(item, known)
+        except RecursionError:
+            raise ValueError("guider is nested too deeply; allowed are a few levels") from None
         if found is None:
             allowed = f"{', '.join(known)}, or {UNGUIDED} alone"
             raise ValueError(f"guider has the part {item!r}; allowed is one of {allowed}")
@@ -145,12 +148,12 @@ def parse_acceleration(text: str) -> SADA | None:
     return build(*found)
 
 
-def split(text: str, separator: str) -> list[str]:
-    """The parts between separators that are outside parentheses, stripped."""
+def split(text: str, separators: str) -> list[str]:
+    """The parts between separators, each a letter, that are outside parentheses; stripped."""
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(text):
         depth += (letter in "([") - (letter in ")]")
-        if letter == separator and not depth:
+        if letter in separators and not depth:
             parts.append(text[start:i])
             start = i + 1
     return [part.strip() for part in [*parts, text[start:]]]
@@ -184,7 +187,8 @@ def read_settings(kind: type[Config], items: Sequence[str], named: bool = False)
         if key not in names:
             allowed = f"one of its settings: {', '.join(names)}"
             raise ValueError(f"{kind.__name__} has no setting {key!r}; allowed is {allowed}")
-        settings = _merge(kind, settings, {key: _value(value.strip())})
+        read = _texts if key == "prompts" else _value
+        settings = _merge(kind, settings, {key: read(value.strip())})
     return settings
 
 
@@ -195,6 +199,14 @@ def _merge(kind: type[Config], one: dict[str, Any], other: dict[str, Any]) -> di
             "allowed is once"
         )
     return one | other
+
+
+def _texts(text: str) -> Any:
+    """A list in brackets of texts as they stand, or of whole numbers, which are classes."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    items = split(text[1:-1], ";" if ";" in text else ",")
+    return tuple(int(item) if item.isdecimal() else item for item in items)
 
 
 def _value(text: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
@@ -30,6 +31,8 @@ def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None =
     if x0.dim() != 4:
         raise _cannot(pipe, f"its latents have {x0.dim()} dimensions")
     config, parameter = vae.config, next(vae.parameters())
+    hook = getattr(vae, "_hf_hook", None)  # an offloaded one is moved when it is called
+    device = getattr(hook, "execution_device", None) or parameter.device
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     scaling = getattr(config, "scaling_factor", 1.0) or 1.0
     if mean is not None and std is not None:
@@ -38,7 +41,21 @@ def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None =
         x0 = x0 * std.view(shape) / scaling + mean.view(shape)
     else:
         x0 = x0 / scaling + (getattr(config, "shift_factor", 0.0) or 0.0)
-    return vae.decode(x0.to(parameter.device, parameter.dtype), return_dict=False)[0].float()
+    if parameter.dtype == torch.float16 and getattr(config, "force_upcast", False):
+        weights = {f"vae.{name}": value.float() for name, value in vae.state_dict().items()}
+        return functional_call(_Decoder(vae), weights, (x0.to(device).float(),))
+    return vae.decode(x0.to(device, parameter.dtype), return_dict=False)[0].float()
+
+
+class _Decoder(nn.Module):
+    """An autoencoder whose forward decodes; for one that overflows in half precision."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x0: Tensor) -> Tensor:
+        return self.vae.decode(x0, return_dict=False)[0]
 
 
 def _cannot(pipe: Any, why: str) -> ValueError:

@@ -32,7 +32,7 @@ from ..guidance import (
     Record,
     Step,
 )
-from ..guidance.types import Watch, differentiable, leaf_of, take
+from ..guidance.types import Watch, differentiable, leaf_of, put, take
 from ..samplers import SADA, Accelerated, readout_at
 from .form import Form
 from .inputs import Inputs, crop
@@ -41,6 +41,7 @@ from .networks import load_network
 from .perturb import changed
 
 Forward = Callable[..., Any]
+SMALL = 1e-5  # a velocity that moves nothing and has a norm
 
 
 @dataclass
@@ -287,11 +288,14 @@ class Run:
         self._ask(turn, form)
         if turn.calls[-1][1] is None and number:
             turn.calls[-1] = (inputs, turn.calls[0][1])
-        if turn.guided is None and not turn.waiting and (turn.q is not None or number):
+        if turn.guided is None and not turn.waiting:
             value = self._combine(turn, form)
             turn.first = value if turn.first is None else turn.first.copy_(value)
-        elif turn.first is None:
-            turn.first = torch.zeros_like(inputs.x) if turn.whole is None else _own(turn.whole)
+        elif turn.first is None and turn.whole is not None:
+            turn.first = _own(turn.whole)
+        elif turn.first is None:  # nothing was evaluated for this prompt
+            shape = self._answered or self._shape or inputs.x.shape[1:]
+            turn.first = inputs.x.new_zeros((self.batch, *shape))
         return _rewrap(self._said, turn.first)
 
     def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
@@ -342,9 +346,7 @@ class Run:
             self._said = result
         if turn.q is None or watched:
             self._shape = common_shape(self._shape, inputs.x.shape[1:], output.shape[1:])
-            watch = (
-                None if leaf is None else Watch(leaf, x.requires_grad and torch.is_grad_enabled())
-            )
+            watch = None if leaf is None else Watch(leaf)
             with differentiable(watched):
                 turn.q = Query(crop(x if leaf is None else leaf, self._shape), turn.step, watch)
         start = 0
@@ -396,7 +398,7 @@ class Run:
     def _combine(self, turn: Turn, form: Form) -> Tensor:
         """The guided prediction in the shape of the network's output, (B, ...)."""
         if turn.q is None:  # no image was evaluated
-            inputs, at = turn.held["positive"]
+            inputs, at = next(iter(turn.held.values()))
             x = inputs.x[at : at + self.batch]
             turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
         turn.guided = self._denoiser.combine(turn.q, turn.answers)
@@ -409,6 +411,8 @@ class Run:
                 whole[there] = turn.whole
             crop(whole, value.shape[1:]).copy_(value)
             value = whole
+        if form.renorms and self._denoiser.blank:
+            value = put(value, self._denoiser.blank, take(value, self._denoiser.blank) + SMALL)
         turn.value = value
         return value
 
@@ -469,9 +473,9 @@ class Run:
             if (whole := own.get(_role(branch))) is None:
                 continue
             rows = turn.requests.get(branch, [])
-            self._denoiser.also_evaluated([row for row in everyone if row not in rows])
-            if branch == POSITIVE and self._denoiser.through_network:
-                self._denoiser.also_evaluated(rows)  # once more, with gradients
+            self._denoiser.pay(branch, everyone)
+            if branch == POSITIVE and (self._denoiser.through_network or self._denoiser.tells):
+                self._denoiser.pay(branch, rows, again=True)  # with gradients, or told otherwise
                 continue
             turn.waiting.pop(branch, None)
             rows = rows if branch == POSITIVE else everyone

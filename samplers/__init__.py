@@ -9,6 +9,7 @@ from .networks import as_network
 from .noise_level import (
     Reading,
     clean_image,
+    is_first_order,
     is_supported,
     position,
     read_level,
@@ -22,10 +23,10 @@ from .sada import SADA, Accelerated
 from .sample import Point, final, sample
 
 __all__ = [
-    "EDM", "EVODiffMultistepScheduler", "FAMILIES", "READOUTS", "REFUSED", "SADA",
-    "Accelerated", "Family", "Mixture",
-    "Point", "Reading", "as_network", "clean_image", "final", "is_supported", "position",
-    "read_level", "readout_at", "sample", "solver_stage", "steps_ahead", "why_refused",
+    "EDM", "FAMILIES", "READOUTS", "REFUSED", "SADA", "Accelerated",
+    "EVODiffMultistepScheduler", "Family", "Mixture", "Point", "Reading", "as_network",
+    "clean_image", "final", "is_first_order", "is_supported", "position", "read_level",
+    "readout_at", "sample", "solver_stage", "steps_ahead", "why_refused",
 ]  # fmt: skip
 
 

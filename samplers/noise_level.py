@@ -156,6 +156,15 @@ def solver_stage(scheduler: Any, count: int) -> int:
     return 0
 
 
+def is_first_order(scheduler: Any) -> bool:
+    """Is each step of this scheduler made from its own evaluation alone?"""
+    order = getattr(scheduler.config, "solver_order", None)
+    if order is not None:
+        return order == 1
+    names = ("DDIM", "DDPM", "Euler", "LCM", "TCD", "ConsistencyModel", "CMStochastic")
+    return any(word in _name(scheduler) for word in names)
+
+
 def is_supported(scheduler: Any) -> bool:
     """Can ``read_level`` read this scheduler?"""
     return _name(scheduler) in FAMILIES

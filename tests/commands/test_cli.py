@@ -337,6 +337,18 @@ def test_stored_settings_are_json(draw):
         assert json.loads(picture.info["guiders"])["model"]
 
 
+def test_prompts_in_a_guider_are_texts_as_they_stand():
+    guider = parse_guider("cfg(3, reference=confusion([a|b; 7; cosine; none]))|rescale")
+    assert guider.terms[0].reference.prompts == ("a|b", 7, "cosine", "none")
+    assert len(guider.posts) == 1
+    deep = "cfg(" + "[" * 3000
+    with pytest.raises(ValueError, match="guider"):
+        parse_guider(deep + "]" * 3000 + ")")
+    for wrong in ("shares=none", "shares=[]"):
+        with pytest.raises(ValueError, match="shares is"):
+            parse_guider("fdg", None, [wrong])
+
+
 def test_accelerated(draw, tmp_path, capsys):
     flags = ["red heart", "--num-inference-steps", 12]
     plain = draw(*flags, out="plain")
