@@ -6,14 +6,14 @@ PACKAGES = guidance samplers pipelines evals commands models
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint support methods clean
+.PHONY: demo test lint browser support methods clean
 
 demo: $(VENV)/ready
 	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
 	  "blue heart, twemoji style" "banana, fluent style" --x "guider=none,cfg,apg,apg+adaptive(0.99)" \
 	  --seed 3 --num-inference-steps 30 --out out/demo.png
 
-test: $(VENV)/ready lint
+test: $(VENV)/ready browser lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/ready
@@ -29,6 +29,14 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
 	touch $@
+
+# A test opens the report of a comparison in it.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	      apt-get -qq install --yes --no-install-recommends chromium >/dev/null; \
+	  else echo "one test needs a browser: install Debian's chromium"; fi
 
 # The table of pipelines and schedulers, from what the tests find.
 support: $(VENV)/ready

@@ -10,6 +10,7 @@ from .guidance import (
     CFG,
     FDG,
     TCFG,
+    AdapterOff,
     Adaptive,
     CFGPlusPlus,
     CFGPlusPlus2M,
@@ -27,13 +28,17 @@ from .guidance import (
     Interval,
     KeepNorm,
     Linear,
+    LinearAG,
     MagnitudeAware,
     Negative,
     PerImage,
+    PerturbedAttention,
     Reference,
     Rescale,
     RewardGuidance,
     Scale,
+    SkipLayers,
+    SmoothedAttention,
     Stale,
     StepAG,
     Sum,
@@ -47,13 +52,14 @@ from .samplers import EDM, SADA, as_network, clean_image, final, read_level, sam
 __version__ = _version("guiders")
 
 __all__ = [
-    "APG", "CADS", "CFG", "EDM", "FDG", "SADA", "TCFG", "Adaptive", "Attachment", "CFGPlusPlus",
-    "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition", "Confusion",
-    "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
+    "APG", "CADS", "CFG", "EDM", "FDG", "SADA", "TCFG", "AdapterOff", "Adaptive", "Attachment",
+    "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition",
+    "Confusion", "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
     "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
-    "MagnitudeAware", "Negative", "PerImage", "Reference", "Rescale", "RewardGuidance", "Scale",
-    "Stale", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network",
-    "clean_image", "final", "guided", "models", "read_level", "sample", "to_diffusers",
+    "LinearAG", "MagnitudeAware", "Negative", "PerImage", "PerturbedAttention", "Reference",
+    "Rescale", "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "StepAG",
+    "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network", "clean_image", "final",
+    "guided", "models", "read_level", "sample", "to_diffusers",
 ]  # fmt: skip
 
 

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import align, generate, grid, listing
+from . import align, compare, evaluate, fit, generate, grid, listing
 
-COMMANDS = (generate, grid, align, listing)
+COMMANDS = (generate, grid, evaluate, compare, align, fit, listing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

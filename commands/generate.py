@@ -10,7 +10,7 @@ from typing import Any
 from ..pipelines import png
 from ..pipelines.generate import generate, save
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
+from .settings import add_guider, add_settings, make_folder, pipeline_of, settings_of, warn
 
 
 def add(commands: Any) -> None:
@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
         type=Path,
         help="take the settings stored in this PNG; other flags override",
     )
+    add_guider(one)
     add_settings(one)
     one.set_defaults(run=run)
 

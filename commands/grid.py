@@ -15,7 +15,7 @@ from ..pipelines.generate import Picture, Settings, generate
 from ..pipelines.grid import AXES, Axis, draw
 from ..pipelines.parse import UNGUIDED
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
+from .settings import add_guider, add_settings, make_folder, pipeline_of, settings_of, warn
 
 
 def add(commands: Any) -> None:
@@ -35,6 +35,7 @@ def add(commands: Any) -> None:
     grid.add_argument(
         "--out", type=Path, help="file for the grid (default: the next free out/grid-N.png)"
     )
+    add_guider(grid)
     add_settings(grid)
     grid.set_defaults(run=run)
 

@@ -15,7 +15,7 @@ from ..pipelines import words
 from ..pipelines.generate import DTYPES, SCHEDULERS, Settings, load_pipeline, model_folder
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:
     """Options whose absence must be told apart from their default, for --params-from."""
     absent = argparse.SUPPRESS
     add = parser.add_argument
@@ -23,6 +23,19 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--model", default=absent, help="emoji (default), a folder in Diffusers format, or a Hub id"
     )
     add("--negative-prompt", default=absent)
+    add("--num-inference-steps", type=int, default=absent, help=f"(default: {steps})")
+    add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
+    add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
+    add("--width", type=int, default=absent, help="pixels (default: the model's)")
+    add("--height", type=int, default=absent, help="pixels (default: the model's)")
+    add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")
+    add("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
+
+
+def add_guider(parser: argparse.ArgumentParser) -> None:
+    """The one guider of a command."""
+    absent = argparse.SUPPRESS
+    add = parser.add_argument
     add(
         "--guider",
         default=absent,
@@ -62,13 +75,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help="a guider stored as JSON, instead of --guider",
     )
-    add("--num-inference-steps", type=int, default=absent, help="(default: 30)")
-    add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
-    add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
-    add("--width", type=int, default=absent, help="pixels (default: the model's)")
-    add("--height", type=int, default=absent, help="pixels (default: the model's)")
-    add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")
-    add("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
 
 
 def settings_of(

@@ -38,6 +38,7 @@ from guiders.pipelines.parse import (
 
 PAGE = Path(__file__).parent / "methods.md"
 STEPS = 4
+LEVELS = [Level(0.1 + 0.2 * i, 0.9 - 0.2 * i) for i in range(STEPS + 1)]
 
 
 def score(pictures, prompts):
@@ -53,12 +54,16 @@ class World(Context):
 
 def examples() -> dict[type, object]:
     """Of the classes that need something to be made, one that is."""
-    from guiders import ClassifierGuidance, Confusion, Linear, RewardGuidance, WeakModel
+    from guiders import ClassifierGuidance, Confusion, Linear, LinearAG, RewardGuidance, WeakModel
 
+    sigma = tuple(level.edm for level in LEVELS[:STEPS])
+    policy = ("true", "estimate", "none", "none")
+    fit = guidance.Coefficients(torch.zeros(STEPS, 3), sigma, policy, 3.0)
     return {
         ClassifierGuidance: ClassifierGuidance(1.0, lambda x, step, prompts: score(x, prompts)),
         RewardGuidance: RewardGuidance(1.0, score, "latents"),
         WeakModel: WeakModel(torch.nn.Identity()),
+        LinearAG: LinearAG(fit),
         Confusion: Confusion(("a", "b"), lambda x0: x0.flatten(1)[:, :2], "latents"),
         Linear: Linear(2, 9),
     }
@@ -81,11 +86,11 @@ def trial(guider: guidance.Guider) -> tuple[float, list[str]]:
         }
 
     for index in range(STEPS):
-        sigma = 0.9 - 0.2 * index
-        step = Step(index, STEPS, 0, Level(1 - sigma, sigma), Level(1.2 - sigma, sigma - 0.2))
+        step = Step(index, STEPS, 0, LEVELS[index], LEVELS[index + 1])
         x = torch.randn(1, 3, 8, 8, generator=generator)
         spent += denoiser(Query(x, step), network).record.evaluations[0]
-    denoiser.plan(Step(STEPS, STEPS + 1, 0, Level(0.9, 0.1)))
+    for slot in denoiser._slots:
+        slot.state.begin(Step(STEPS, STEPS + 1, 0, LEVELS[-1]))
     kept = sorted({name for slot in denoiser._slots for name in slot.state._kept})
     return spent / STEPS, kept
 

@@ -17,7 +17,9 @@ from .gfcg import Confusion
 from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .keep_norm import KeepNorm
+from .linear_ag import Coefficients, LinearAG
 from .magnitude import MagnitudeAware
+from .perturbed import AdapterOff, PerturbedAttention, SkipLayers, SmoothedAttention
 from .record import Diagnosis, Record
 from .reference import (
     NEGATIVE,
@@ -37,12 +39,13 @@ from .types import Level, Prediction, Query, Readout, Step
 from .zero_init import ZeroInit
 
 __all__ = [
-    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "Adaptive", "Answers", "Branch",
-    "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance", "Condition", "Config",
-    "Confusion", "Constant", "Context", "Cosine", "Custom", "Denoiser", "Diagnosis",
-    "DynamicThreshold", "EnergyPreserving", "Follow", "Gate", "Gradient", "Guided", "Guider",
-    "Interval", "KeepNorm", "Level", "Linear", "MagnitudeAware", "Negative", "Network", "PerImage",
-    "Perturbation", "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference",
-    "Rescale", "RewardGuidance", "Scale", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel",
-    "ZeroInit", "foresee",
+    "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "AdapterOff", "Adaptive",
+    "Answers", "Branch", "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "ClassifierGuidance",
+    "Coefficients", "Condition", "Config", "Confusion", "Constant", "Context", "Cosine",
+    "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow", "Gate",
+    "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear", "LinearAG",
+    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "PerturbedAttention",
+    "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference", "Rescale",
+    "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "Step", "StepAG",
+    "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
 ]  # fmt: skip

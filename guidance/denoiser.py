@@ -165,10 +165,14 @@ class Denoiser:
             slot.state.begin(step)
             if step.stage == 0 or not slot.scales:
                 slot.read_scales(step)
+            reference, off = slot.term.reference, slot.term.off
+            on = [scale for scale in slot.scales if scale != off]
+            if reference is not None and not reference.admits(step, on):
+                slot.scales = [off] * len(slot.rows)
             slot.gains = [0.0 if image in blank else 1.0 for image in slot.rows]
             slot.asked = {}
-            if slot.active and slot.term.reference is not None:
-                asked = slot.term.reference.asks(step, slot.state, slot.active)
+            if slot.active and reference is not None:
+                asked = reference.asks(step, slot.state, slot.active)
                 slot.asked = {branch: list(rows) for branch, rows in asked.items() if rows}
                 for branch, positions in slot.asked.items():
                     wanted.setdefault(branch, set()).update(slot.images(positions))

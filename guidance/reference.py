@@ -79,6 +79,15 @@ class Reference(Config):
         """Other prompts, or classes, than the pipeline's own that it may ask for."""
         return ()
 
+    def admits(self, step: Step, scales: Sequence[float]) -> bool:
+        """Is there guidance at this step? A reference that is made for certain noise levels, or
+        scales, complains of others here.
+
+        Args:
+            scales: of the images that are to be guided; none of them will be if the answer is no.
+        """
+        return True
+
     def asks(self, step: Step, state: State, rows: Sequence[int]) -> Asked:
         """What to evaluate for ``rows``, those that are guided at this step; asked before any
         network call."""
@@ -132,8 +141,8 @@ class WeakModel(Reference):
 
     Attributes:
         model: a network (or a function) with the call signature of the pipeline's denoiser; or, to
-            be stored as JSON, the name of one that ships (``"emoji-weak"``), a folder or an id on the Hub, of
-            the class of the pipeline's denoiser or a relative.
+            be stored as JSON, the name of one that ships (``"emoji-weak"``), a folder or a Hub id,
+            of the class of the pipeline's denoiser or a relative.
         prediction_type: of its output, where it differs from the pipeline's.
     """
 

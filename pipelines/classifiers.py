@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def _load(name: str) -> tuple[Any, bool]:
     source = models.path(name) if name in models.NAMES else Path(name)
     where = source if source.exists() else name
     try:
+        if not source.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise OSError("there is no such folder")
         if hasattr(AutoConfig.from_pretrained(where), "text_config"):
             return Clip(str(where), name=name), True
         return AutoModelForImageClassification.from_pretrained(where), False

@@ -185,21 +185,53 @@ def generate(
     guiders = [guider] * len(jobs) if isinstance(guider, Guider) else list(guider)
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
-        first = batch[0]
         chosen = guiders[start : start + batch_size]
         same = all(one == chosen[0] for one in chosen)
         with guided(pipe, chosen[0] if same else chosen, quiet=quiet or start > 0) as run:
-            result = pipe(
-                [job.prompt for job in batch],
-                num_inference_steps=first.num_inference_steps,
-                generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-                **negative_arguments(pipe, [job.negative_prompt for job in batch]),
-                **_size(pipe, first),
-            )
-            images = result.images
+            images = sample(pipe, batch)
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
+
+
+def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
+    """Call ``pipe`` once for ``jobs``, which differ in prompt, negative prompt and seed only.
+
+    Args:
+        options: further arguments of the call.
+
+    Raises:
+        ValueError: something in the settings is not allowed.
+    """
+    first = jobs[0]
+    result = pipe(
+        _conditions(pipe, jobs),
+        num_inference_steps=first.num_inference_steps,
+        generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
+        **negative_arguments(pipe, [job.negative_prompt for job in jobs]),
+        **_size(pipe, first),
+        **options,
+    )
+    return list(result.images)
+
+
+def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
+    """The prompts; as class numbers where the pipeline draws classes.
+
+    Raises:
+        ValueError: a prompt is neither the number nor the name of a class.
+    """
+    prompts = [job.prompt for job in jobs]
+    if "class_labels" not in inspect.signature(type(pipe).__call__).parameters:
+        return prompts
+    names = getattr(pipe, "labels", {})
+    for prompt in prompts:
+        if prompt not in names and not prompt.isdecimal():
+            raise ValueError(
+                f"prompt is {prompt!r}; allowed for {type(pipe).__name__} is the number or the "
+                "name of a class"
+            )
+    return [names[prompt] if prompt in names else int(prompt) for prompt in prompts]
 
 
 def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
+from .perturb import check_change
 from .run import Forward, Run
 from .swap import is_swapped, restore, swap
 
@@ -254,6 +255,9 @@ class Attachment:
         negative = self._diagnose or any(NEGATIVE in plan for plan in plans)
         if negative and not doubled:
             raise ValueError(self._why_single())
+        for change in {branch.change for plan in plans for branch in plan if branch.change}:
+            for name in self._parts.keys() & set(DENOISERS):
+                check_change(self._parts[name], change)
         self._warn(negative, doubled)
         rigid = "".join(needs_every_row(part, self._form) for part in self._parts.values())
         self.last.images = batch

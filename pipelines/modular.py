@@ -162,11 +162,12 @@ class DiffusersGuidance(BaseGuidance):
         branch = self._current()
 
         def look(original: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+            inputs = Inputs(args, kwargs)
             if self._x is None:
-                self._x = Inputs(args, kwargs).x
+                self._x = inputs.x
             model = load_network(branch.model, network)
             answer = functools.partial(original, network) if model is None else model
-            with changed(network, branch.change):
+            with changed(network, branch.change, inputs):
                 return answer(*args, **kwargs)
 
         swap(denoiser, {"__call__": look})

@@ -519,7 +519,7 @@ def _own(value: Tensor) -> Tensor:
 
 def _changed(network: Any, change: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
     """A forward with the network changed: within a checkpoint, so that it is when repeated."""
-    with changed(network, change):
+    with changed(network, change, Inputs(args, kwargs)):
         return forward(*args, **kwargs)
 
 

@@ -63,7 +63,7 @@ def test_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", [k for k in Config.registry.values() if k.__module__.startswith("guiders")]
+    "kind", [k for k in Config.registry.values() if k.__module__.startswith("guiders.guidance")]
 )
 def test_every_guider_builds_with_no_arguments_and_has_a_source(kind):
     if issubclass(kind, Guider) and kind.__name__ not in ABSTRACT:

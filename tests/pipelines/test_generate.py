@@ -2,7 +2,7 @@
 
 import pytest
 import zoo
-from guiders.pipelines.generate import Settings, _negative, _size
+from guiders.pipelines.generate import Settings, _size, negative_arguments
 
 
 def job(**changes):
@@ -19,14 +19,14 @@ def job(**changes):
     ],
 )
 def test_how_the_negative_branch_is_switched_on(name, expected):
-    assert _negative(zoo.build(name), [job(), job(negative_prompt="dull")]) == expected
+    assert negative_arguments(zoo.build(name), ["", "dull"]) == expected
 
 
 def test_a_pipeline_without_negative_prompts_says_so():
     pipe = zoo.build("dit")
-    assert _negative(pipe, [job()]) == {"guidance_scale": 7.5}
+    assert negative_arguments(pipe, [""]) == {"guidance_scale": 7.5}
     with pytest.raises(ValueError, match="negative_prompt is 'dull'; DiTPipeline takes none"):
-        _negative(pipe, [job(negative_prompt="dull")])
+        negative_arguments(pipe, ["dull"])
 
 
 def test_one_side_alone_is_completed_or_refused():

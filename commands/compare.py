@@ -1,0 +1,108 @@
+"""``guiders compare``: guiders against each other over the scale, as tables and a page."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any
+
+from ..evals.comparison import Method, compare
+from ..evals.manifest import Request
+from ..evals.metrics import ALIASES, METRICS
+from ..evals.processes import Processes
+from ..evals.report import write_report
+from ..evals.tables import markdown, write_tables
+from ..guidance import CFG, Constant, Guider
+from ..pipelines.parse import UNGUIDED, parse_guider
+from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
+from .flags import with_scale
+from .settings import add_settings, make_folder, pipeline_of
+
+GUIDERS, SCALES = ("cfg", "apg"), "1,2,4,8,12,16"
+WANTED = "fd,clip,saturation,contrast,clipped,nfe"
+
+
+def add(commands: Any) -> None:
+    one = commands.add_parser(
+        "compare",
+        help="guiders against each other over the scale",
+        description="Draw the same prompts and seeds with every guider at every scale, measure "
+        "them, and write tables and one page that shows it all. Start it again to go on after a "
+        f"kill. Metrics: {', '.join([*METRICS, *ALIASES])}.",
+    )
+    one.add_argument(
+        "--guider", action="append", default=None, metavar="GUIDER",
+        help=f"several times; such as cfg, 'apg+adaptive', 'cfg(5)' at its own scale, {UNGUIDED}, "
+        f"or a .json file (default: {' and '.join(GUIDERS)}); the first is the baseline of ssim",
+    )  # fmt: skip
+    one.add_argument("--scales", default=SCALES, help=f"between commas (default: {SCALES})")
+    one.add_argument(
+        "--no-match", action="store_true", help="do not draw CFG at each effective scale as well"
+    )
+    one.add_argument("--out", type=Path, help="folder of the comparison (default: out/compare)")
+    add_measuring(one, WANTED)
+    add_settings(one, STEPS)
+    one.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    given = vars(args)
+    methods = [method_of(text) for text in args.guider or GUIDERS]
+    scales = scales_of(args.scales)
+    plan = plan_of(given, CFG(1))
+    emoji = plan.settings.model == "emoji"
+    request = Request(
+        plan=plan, count=IMAGES if args.num_images is None else args.num_images,
+        metrics=tuple((args.metrics or WANTED).split(",")),
+        reference=args.reference or ("train" if emoji else ""), **shared(given),
+    )  # fmt: skip
+    out = args.out or Path("out/compare")
+    make_folder(out)
+    processes = Processes(args.device)
+    load = functools.cache(lambda: pipeline_of(plan.settings, processes.device))
+    comparison = compare(request, methods, scales, out, load, processes, not args.no_match)
+    if processes.first:
+        write_tables(comparison, out)
+        page = write_report(comparison, out)
+        print(markdown(comparison))
+        print(page)
+
+
+def method_of(text: str) -> Method:
+    """A guider as the command line says it, at any scale.
+
+    Raises:
+        ValueError: it is not a guider.
+    """
+    if text.endswith(".json"):
+        guider = Guider.load(text)
+        return Method(Path(text).stem, lambda scale: with_scale(guider, scale))
+    if text.strip().lower() == UNGUIDED:
+        return Method("unguided", lambda scale: CFG(1), fixed=1.0)
+    own = parse_guider(text)
+    try:
+        parse_guider(text, 2.0)
+    except ValueError:  # it says its scale itself
+        when = own.terms[0].when
+        return Method(
+            text, lambda scale: own, fixed=when.scale if isinstance(when, Constant) else 0
+        )
+    return Method(text, lambda scale: parse_guider(text, scale))
+
+
+def scales_of(text: str) -> list[float]:
+    """Numbers between commas, each once and in order.
+
+    Raises:
+        ValueError: one is no number of at least 0.
+    """
+    try:
+        scales = sorted({float(item) for item in text.split(",")})
+        if not all(0 <= scale < 1e6 for scale in scales):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"scales is {text!r}; allowed are numbers of at least 0 between commas"
+        ) from None
+    return scales

@@ -1,0 +1,160 @@
+"""``guiders evaluate``: draw many pictures with one guider, or take some, and measure them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..evals.evaluation import evaluate, prompts_of
+from ..evals.figures import Figure
+from ..evals.manifest import Request, model_facts, read_manifest
+from ..evals.metrics import ALIASES, METRICS, parse_metrics
+from ..evals.plan import Plan
+from ..evals.processes import Processes
+from ..evals.tables import shown
+from ..guidance import Guider
+from .flags import guider_from
+from .settings import add_guider, add_settings, make_folder, pipeline_of, settings_of
+
+DRAWN = "fd,precision,recall,clip,class,saturation,contrast,clipped,nfe,seconds,memory"
+GIVEN = "saturation,contrast,clipped"
+STEPS, IMAGES = 15, 256
+
+
+def add(commands: Any) -> None:
+    one = commands.add_parser(
+        "evaluate",
+        help="draw many pictures and measure them",
+        description="Draw many pictures with one guider, or take those of a folder, and measure "
+        f"them. Metrics: {', '.join([*METRICS, *ALIASES])}; those that use a network take another "
+        "one as fd:NETWORK. Start it with torchrun or accelerate launch for several processes, and "
+        "start it again to go on after a kill.",
+    )
+    one.add_argument("--pictures", default="", help="measure this folder instead of drawing")
+    one.add_argument(
+        "--from", type=Path, dest="source", metavar="MANIFEST", help="repeat what this one says"
+    )
+    one.add_argument("--baseline", default="", help="folder of pictures for ssim, psnr and lpips")
+    one.add_argument("--out", type=Path, help="folder of the run (default: out/evaluate)")
+    add_measuring(one, f"{DRAWN}; without class for other models than emoji")
+    add_guider(one)
+    add_settings(one, STEPS)
+    one.set_defaults(run=run)
+
+
+def add_measuring(parser: argparse.ArgumentParser, metrics: str) -> None:
+    """The flags that ``evaluate`` and ``compare`` share."""
+    add = parser.add_argument
+    add(
+        "--prompts",
+        default="",
+        help="emoji (default for it), emoji-held-out, geneval, a file, a folder or hub:NAME",
+    )
+    add("--num-images", type=int, help=f"(default: {IMAGES})")
+    add("--metrics", default="", help=f"between commas (default: {metrics})")
+    add(
+        "--reference",
+        default="",
+        help="real pictures: train (default for emoji), held-out, an .npz or .pkl of ADM, EDM2 or "
+        "pytorch-fid, a folder, or hub:NAME",
+    )
+    add("--batch-size", type=int, default=32, help="pictures drawn at once, by one process")
+    add("--threads", type=int, default=2, help="on a CPU, where they change the rounding")
+    add("--no-pictures", action="store_true", help="keep features alone, and no pictures")
+    add(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="draws of every interval (default: 200 where they take seconds)",
+    )
+    add("--neighbours", type=int, default=3, metavar="K", help="of precision, recall and the like")
+
+
+def run(args: argparse.Namespace) -> None:
+    before = read_manifest(args.source) if args.source else None
+    request = Request.from_dict(before["request"]) if before else request_of(vars(args))
+    out = args.out or Path("out/evaluate")
+    make_folder(out)
+    processes = Processes(args.device)
+    load, model = None, None
+    if request.plan is not None:
+        settings = request.plan.settings
+        load = functools.cache(lambda: pipeline_of(settings, processes.device))
+        model = model_facts(load())
+        if before:
+            check_same(before, request, model)
+    found = evaluate(request, out, load, processes, model=model)
+    if processes.first:
+        print(table(request, found, before))
+        print(out / "manifest.json")
+
+
+def request_of(given: Mapping[str, Any]) -> Request:
+    """What the flags ask for."""
+    plan, emoji = None, given.get("model", "emoji") == "emoji"
+    if not given["pictures"]:
+        plan = plan_of(given, guider_from(given, {}))
+    default = (DRAWN if emoji else DRAWN.replace("class,", "")) if plan else GIVEN
+    return Request(
+        plan=plan, pictures=given["pictures"], prompts="" if plan else given["prompts"],
+        count=given["num_images"] or (IMAGES if plan and given["num_images"] is None else 0),
+        metrics=tuple((given["metrics"] or default).split(",")),
+        reference=given["reference"] or ("train" if emoji else ""), baseline=given["baseline"],
+        **shared(given),
+    )  # fmt: skip
+
+
+def shared(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a request that flags name by themselves."""
+    return {
+        "bootstrap": given["bootstrap"],
+        "neighbours": given["neighbours"],
+        "keep": not given["no_pictures"],
+    }
+
+
+def plan_of(given: Mapping[str, Any], guider: Guider) -> Plan:
+    """The plan that the flags ask for.
+
+    Raises:
+        ValueError: there are no prompts, or a setting is not allowed.
+    """
+    settings = settings_of({"num_inference_steps": STEPS, **given}, {}, guider, "")
+    prompts = given["prompts"] or ("emoji" if settings.model == "emoji" else "")
+    if not prompts:
+        raise ValueError("prompts is missing; allowed is a set, a file, a folder or hub:NAME")
+    return Plan(settings, prompts, given["batch_size"], given["threads"])
+
+
+def check_same(before: Mapping[str, Any], request: Request, model: Mapping[str, Any]) -> None:
+    """Are model and prompts those of the manifest?"""
+    prompts = prompts_of(request)
+    pairs = [("model", before["model"]["sha256"], model["sha256"])]
+    if prompts is not None:
+        pairs.append(("prompts", before["prompts"]["sha256"], prompts.digest))
+    for name, there, here in pairs:
+        if there != here:
+            raise ValueError(f"{name} has the sha256 {here}; allowed for this manifest is {there}")
+
+
+def table(
+    request: Request, found: Mapping[str, Figure], before: Mapping[str, Any] | None = None
+) -> str:
+    """A line for each figure; with a manifest, what it said beside it."""
+    lines = []
+    for one in parse_metrics(request.metrics, request.model):
+        if one.key not in found:
+            continue
+        text = f"{one.title:44} {shown(one, found[one.key].estimate)}"
+        if before and one.key in before["figures"]:
+            old = before["figures"][one.key]["value"]
+            text += (
+                "  as before"
+                if old == found[one.key].value
+                else f"  before {old:.{one.metric.digits}f}"
+            )
+        lines.append(text)
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""``guiders fit linear-ag``: the coefficients of LinearAG for a model and its settings."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from ..guidance.linear_ag import ESTIMATE, NONE, SPACES, TRUE
+from ..pipelines.fit_linear_ag import fit_linear_ag
+from ..pipelines.generate import Settings
+from .settings import add_settings, make_folder, pipeline_of
+
+LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}
+NAMES = (
+    "red heart", "cat face", "rocket", "pizza", "grinning face", "guitar", "tree", "bicycle",
+    "crying face", "apple", "fish", "rainbow", "key", "crown", "robot", "bread", "airplane",
+    "umbrella", "soccer ball", "hamburger", "sun", "clock", "alien", "horse",
+)  # fmt: skip
+STYLES = ("noto", "noto blob", "twemoji", "emojione", "fluent", "fluent flat")
+
+
+def add(commands: Any) -> None:
+    fit = commands.add_parser(
+        "fit", help="fit a method to a model", description="Fit a method to a model."
+    )
+    methods = fit.add_subparsers(dest="method", required=True, metavar="METHOD")
+    one = methods.add_parser(
+        "linear-ag",
+        help="the coefficients of LinearAG",
+        description="Fit the coefficients of LinearAG on paths of CFG, print how good the "
+        "estimates are on others, and store both.",
+    )
+    add = one.add_argument
+    add("--prompts", type=Path, help="a prompt a line (default for emoji: its captions)")
+    add("--paths", type=int, default=200, help="to fit on; a fifth as many more are held out")
+    add("--guidance-scale", type=float, default=7.5)
+    add("--policy", help="for each step t (true), e (estimate) or n (none): tetetennnn")
+    add("--history", type=int, help="how many steps back the estimates look (default: all)")
+    add("--ridge", type=float, default=1e-6, help="in parts of the mean diagonal")
+    add("--rounds", type=int, default=1, help="fits on the paths of the estimates themselves")
+    add("--space", default="eps", help=f"of the predictions: {', '.join(SPACES)}")
+    add("--batch-size", type=int, default=8, help="paths walked at once")
+    add("--out", type=Path, default=Path("linear-ag.safetensors"), help="file to write")
+    add_settings(one, 20)
+    one.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    given = vars(args)
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = {"num_inference_steps": 20} | {n: given[n] for n in names & given.keys()}
+    if args.paths < 1:
+        raise ValueError(f"paths is {args.paths}; allowed is at least 1")
+    prompts = prompts_of(args.prompts, given.get("model", "emoji"))
+    random.Random(given.get("seed", 0)).shuffle(prompts)
+    # Prompts of the paths that are held out are not fitted on, where there are enough.
+    aside = len(prompts) // 5
+    sides = [(args.paths, prompts[aside:]), (-(-args.paths // 5), prompts[:aside] or prompts)]
+    first = given.get("seed", 0)
+    jobs: list[Settings] = []
+    held_out: list[Settings] = []
+    for paths, (count, texts) in zip((jobs, held_out), sides, strict=True):
+        for number in range(count):
+            place = first + len(jobs) + len(held_out)
+            paths.append(Settings(texts[number % len(texts)], None, **settings | {"seed": place}))
+    policy = None
+    if args.policy is not None:
+        if set(args.policy.lower()) - LETTERS.keys() or not args.policy:
+            raise ValueError(f"policy is {args.policy!r}; allowed is a letter a step of t, e and n")
+        policy = [LETTERS[letter] for letter in args.policy.lower()]
+    check_out(args.out)
+    pipe = pipeline_of(jobs[0], args.device)
+    pipe.set_progress_bar_config(disable=True)
+    fit = fit_linear_ag(
+        pipe, jobs, args.guidance_scale, held_out=held_out, policy=policy, space=args.space,
+        history=args.history, ridge=args.ridge, rounds=args.rounds, batch_size=args.batch_size,
+    )  # fmt: skip
+    fit.coefficients.save(args.out)
+    print(fit)
+    print(args.out)
+
+
+def prompts_of(path: Path | None, model: str) -> list[str]:
+    """The prompts of a file, or the captions that the emoji model knows."""
+    if path is None:
+        if model != "emoji":
+            raise ValueError("prompts is missing; allowed is a file with a prompt a line")
+        return [f"{name}, {style} style" for name in NAMES for style in STYLES]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"prompts is {str(path)!r}; allowed is a text file ({error})") from None
+    if not (prompts := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"prompts is {str(path)!r}, which is empty; allowed is a prompt a line")
+    return prompts
+
+
+def check_out(path: Path) -> None:
+    """Before anything is drawn: can the file be written, without losing another?"""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"out is {str(path)!r}; allowed is a .safetensors file")
+    if os.path.lexists(path):
+        raise ValueError(f"out is {str(path)!r}, which exists; allowed is a new file")
+    make_folder(path.parent)

@@ -1,0 +1,114 @@
+"""Files that are whole or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, KeyError, zipfile.BadZipFile)
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
+    """Write with ``fill(file)``; a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            fill(file)
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); what was made before is kept") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers left that were killed; none may be at work in the folder."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    write(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        ValueError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+
+
+def claim(folder: Path, facts: dict[str, Any]) -> None:
+    """Make ``folder`` that of these facts, or see that it is.
+
+    Raises:
+        ValueError: it is that of others.
+    """
+    path = folder / "plan.json"
+    if not path.exists():
+        return write_json(path, facts)
+    there = read_json(path)
+    for name in facts | there:
+        if there.get(name) != facts.get(name):
+            raise ValueError(
+                f"out is {str(folder)!r}, where {name} is {there.get(name)!r}, and not "
+                f"{facts.get(name)!r}; allowed is another folder, or the same settings"
+            )
+    return None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    write(path, lambda file: np.savez(file, rows=array))
+
+
+def read_array(path: Path, rows: int) -> np.ndarray | None:
+    """What ``write_array`` wrote; ``None`` where it is not there, damaged or of other length."""
+    try:
+        with np.load(path) as data:
+            array = data["rows"]
+    except BROKEN:
+        return None
+    return array if len(array) == rows else None
+
+
+def is_whole(path: Path) -> bool:
+    """Is it a PNG whose chunks are all there and unharmed?"""
+    try:
+        with Image.open(path) as picture:
+            picture.verify()
+    except BROKEN:
+        return False
+    return True
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture in RGB.
+
+    Raises:
+        ValueError: it cannot be read, or only a part of it is there.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.verify()  # a PNG is decoded without its last chunks, too
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise ValueError(f"picture {path} cannot be read ({error})") from None
