@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from guiders import APG, CFG
+from guiders import APG, CFG, AdapterOff
 from guiders.pipelines.align import Adapter, Draw, Truncation, backpropagated
 from torch.nn.utils import parameters_to_vector
 
@@ -47,7 +47,7 @@ def score(images):
     return (images * weights).sin().mean()
 
 
-def by_hand(pipe, draw, eta, detach_input=False, last_noise=None):
+def by_hand(pipe, draw, eta, detach_input=False, last_noise=None, scale=SCALE):
     """Sampling written out: DDIM with CFG, one network call a step, no checkpoints."""
     embeds = torch.cat(pipe.encode_prompt(PROMPTS, "cpu", 1, True, [""] * 2)[::-1])
     pipe.scheduler.set_timesteps(STEPS)
@@ -58,7 +58,7 @@ def by_hand(pipe, draw, eta, detach_input=False, last_noise=None):
             x = pipe.scheduler.add_noise(*last_noise, t)
         seen = x.detach() if detach_input else x
         u, c = pipe.unet(torch.cat([seen, seen]), t, embeds).sample.chunk(2)
-        eps = u + SCALE * (c - u)
+        eps = u + scale * (c - u)
         if i not in draw.steps:
             eps = eps.detach()
         if i == draw.stop < STEPS - 1:
@@ -124,6 +124,28 @@ def test_without_checkpoints_the_gradient_is_the_same_and_nothing_is_evaluated_a
         found.append(gradient(pipe.adapter))
         pipe.unet.zero_grad()
     assert torch.equal(*found)
+
+
+def test_the_strength_of_the_adapter_is_a_scale(pipe):
+    """``base + w (aligned - base)``: 0 is the base, 1 the aligned model, and gradients pass."""
+    strength = {}
+    for w in (0, 1, 0.5):
+        guider = CFG(w, reference=AdapterOff())
+        with backpropagated(pipe, guider, Truncation("all")):
+            strength[w] = sample(pipe, 0.0)
+    aligned = by_hand(pipe, Draw(frozenset(), STEPS - 1, STEPS), 0.0, scale=1)[0]
+    with pipe.adapter.off():
+        base = by_hand(pipe, Draw(frozenset(), STEPS - 1, STEPS), 0.0, scale=1)[0]
+    assert torch.allclose(strength[0], base, atol=1e-5)
+    assert torch.allclose(strength[1], aligned, atol=1e-5)
+    assert (strength[0.5] - base).norm() > 1e-3
+    score(strength[0.5]).backward()
+    found = gradient(pipe.adapter)
+    pipe.unet.zero_grad()
+    with backpropagated(pipe, guider, Truncation("all"), checkpointing=False):
+        score(sample(pipe, 0.0)).backward()
+    assert found.norm() > 0
+    assert (found - gradient(pipe.adapter)).norm() <= 1e-5 * found.norm()
 
 
 def test_renoising_takes_the_last_step_anew(pipe):
