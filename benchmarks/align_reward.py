@@ -93,8 +93,9 @@ def main() -> None:
 
     for seed, change in zip(args.seeds, changes, strict=True):
         lines.append(row(str(seed), change))
-    together = {c: np.mean([change[c] for change in changes], axis=0) for c in COLUMNS}
-    lines.append(row("mean of the seeds", together))
+    if len(changes) > 1:
+        together = {c: np.mean([change[c] for change in changes], axis=0) for c in COLUMNS}
+        lines.append(row("mean of the seeds", together))
     text = "\n".join(lines) + "\n"
     print(text)
     if args.out:

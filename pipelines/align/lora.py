@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...guidance import AdapterOff
 from ..guided import DENOISERS, parts_of
+from ..inputs import Inputs
+from ..perturb import changed
 
 ADAPTER = "align"
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -81,14 +84,9 @@ class Adapter:
 
         set_peft_model_state_dict(self.network, state, adapter_name=ADAPTER)
 
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        """The network is the base."""
-        self.network.disable_adapters()
-        try:
-            yield
-        finally:
-            self.network.enable_adapters()
+    def off(self) -> AbstractContextManager[None]:
+        """The network inside is the base."""
+        return changed(self.network, AdapterOff((ADAPTER,)), Inputs((), {}))
 
     def size(self) -> Tensor:
         """The sum of ``|alpha / rank * B A|^2`` over the layers: how far it is from the base."""

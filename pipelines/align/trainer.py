@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from tqdm import tqdm
 
 from ..generate import default_device, negative_arguments
 from ..guided import guided, parts_of
+from ..rewards.check import Reward, check_reward
 from ..swap import restore, swap
 from .backprop import Backprop, backpropagated, plain
 from .lora import Adapter
 from .monitor import Monitor
 from .settings import AlignSettings
-
-Reward = Callable[[Tensor, Sequence[str]], Tensor]
-"""``reward(images, prompts)``: images (B, 3, H, W) in [0, 1], B prompts, to (B,) scores."""
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FREE = ("max_steps", "save_every", "eval_every", "checkpointing")
@@ -366,35 +364,3 @@ class Trainer:
 def noise(seed: int, like: Tensor) -> Tensor:
     """Unit normal noise in the shape of ``like``, on its device."""
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
-
-
-def check_reward(reward: Reward, images: Tensor, prompts: Sequence[str]) -> None:
-    """Call a reward once and look at what it answers.
-
-    Args:
-        images: (B, 3, H, W) in [0, 1].
-
-    Raises:
-        ValueError: a wrong type or shape, a value or gradient that is not finite, no gradient.
-    """
-    who = f"reward {getattr(reward, '__name__', type(reward).__name__)}"
-    images = images.detach().requires_grad_()
-    with torch.enable_grad():
-        scores = reward(images, list(prompts))
-    what = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-    if what != (len(images),):
-        raise ValueError(
-            f"{who} gives {what} for {len(images)} images; allowed is a tensor ({len(images)},)"
-        )
-    if not torch.isfinite(scores).all():
-        raise ValueError(f"{who} gives {scores.tolist()}; allowed are finite numbers")
-    gradient = None
-    if scores.requires_grad:
-        (gradient,) = torch.autograd.grad(scores.sum(), images, allow_unused=True)
-    if gradient is None or not gradient.any():
-        raise ValueError(
-            f"{who} has no gradient with respect to the images; allowed is a differentiable "
-            "reward, in torch throughout and without no_grad"
-        )
-    if not torch.isfinite(gradient).all():
-        raise ValueError(f"{who} has a gradient that is not finite; allowed is a finite one")

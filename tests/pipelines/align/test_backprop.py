@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from guiders import APG, CFG
+from guiders import APG, CFG, AdapterOff
 from guiders.pipelines.align import Adapter, Draw, Truncation, backpropagated
 from torch.nn.utils import parameters_to_vector
 
@@ -47,7 +47,7 @@ def score(images):
     return (images * weights).sin().mean()
 
 
-def by_hand(pipe, draw, eta, detach_input=False, last_noise=None):
+def by_hand(pipe, draw, eta, detach_input=False, last_noise=None, scale=SCALE):
     """Sampling written out: DDIM with CFG, one network call a step, no checkpoints."""
     embeds = torch.cat(pipe.encode_prompt(PROMPTS, "cpu", 1, True, [""] * 2)[::-1])
     pipe.scheduler.set_timesteps(STEPS)
@@ -58,7 +58,7 @@ def by_hand(pipe, draw, eta, detach_input=False, last_noise=None):
             x = pipe.scheduler.add_noise(*last_noise, t)
         seen = x.detach() if detach_input else x
         u, c = pipe.unet(torch.cat([seen, seen]), t, embeds).sample.chunk(2)
-        eps = u + SCALE * (c - u)
+        eps = u + scale * (c - u)
         if i not in draw.steps:
             eps = eps.detach()
         if i == draw.stop < STEPS - 1:
@@ -85,12 +85,21 @@ TRUNCATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
+@pytest.mark.parametrize(
+    ("truncation", "eta"), [*((t, 1.0) for t in TRUNCATIONS), (Truncation("all"), 0.0)], ids=str
+)
 def test_gradients_are_those_of_the_loop_written_out(pipe, truncation, eta):
+    """And K evaluations are exactly K network calls, each of them evaluated once more."""
+    seen = []
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     with backpropagated(pipe, CFG(SCALE), truncation, rng=random.Random(3)) as run:
         images = sample(pipe, eta)
+    calls = list(seen)
     score(images).backward()
+    hook.remove()
+    assert len(calls) == run.draw.stop + 1
+    assert [i for i, on in enumerate(calls) if on] == sorted(run.draw.steps)
+    assert len(seen) - len(calls) == run.calls == sum(calls)
     found = gradient(pipe.adapter)
     pipe.unet.zero_grad()
     expected_images, final = by_hand(pipe, run.draw, eta, truncation.detach_input)
@@ -100,21 +109,6 @@ def test_gradients_are_those_of_the_loop_written_out(pipe, truncation, eta):
     assert torch.allclose(run.final, final, atol=1e-4)
     assert expected.norm() > 0
     assert (found - expected).norm() <= 1e-5 * expected.norm()
-
-
-@pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
-def test_k_steps_are_k_network_calls(pipe, truncation):
-    seen = []
-    with backpropagated(pipe, CFG(SCALE), truncation, rng=random.Random(1)) as run:
-        hook = pipe.unet.register_forward_pre_hook(lambda *_: seen.append(torch.is_grad_enabled()))
-        images = sample(pipe, 1.0)
-        calls = list(seen)
-        score(images).backward()
-        hook.remove()
-    assert len(calls) == run.draw.stop + 1
-    assert [i for i, on in enumerate(calls) if on] == sorted(run.draw.steps)
-    assert run.calls == sum(calls) == len(run.draw.steps)
-    assert len(seen) - len(calls) == run.calls  # evaluated again on the way back, and no others
 
 
 def test_without_checkpoints_the_gradient_is_the_same_and_nothing_is_evaluated_again(pipe):
@@ -130,6 +124,28 @@ def test_without_checkpoints_the_gradient_is_the_same_and_nothing_is_evaluated_a
         found.append(gradient(pipe.adapter))
         pipe.unet.zero_grad()
     assert torch.equal(*found)
+
+
+def test_the_strength_of_the_adapter_is_a_scale(pipe):
+    """``base + w (aligned - base)``: 0 is the base, 1 the aligned model, and gradients pass."""
+    strength = {}
+    for w in (0, 1, 0.5):
+        guider = CFG(w, reference=AdapterOff())
+        with backpropagated(pipe, guider, Truncation("all")):
+            strength[w] = sample(pipe, 0.0)
+    aligned = by_hand(pipe, Draw(frozenset(), STEPS - 1, STEPS), 0.0, scale=1)[0]
+    with pipe.adapter.off():
+        base = by_hand(pipe, Draw(frozenset(), STEPS - 1, STEPS), 0.0, scale=1)[0]
+    assert torch.allclose(strength[0], base, atol=1e-5)
+    assert torch.allclose(strength[1], aligned, atol=1e-5)
+    assert (strength[0.5] - base).norm() > 1e-3
+    score(strength[0.5]).backward()
+    found = gradient(pipe.adapter)
+    pipe.unet.zero_grad()
+    with backpropagated(pipe, guider, Truncation("all"), checkpointing=False):
+        score(sample(pipe, 0.0)).backward()
+    assert found.norm() > 0
+    assert (found - gradient(pipe.adapter)).norm() <= 1e-5 * found.norm()
 
 
 def test_renoising_takes_the_last_step_anew(pipe):
@@ -164,8 +180,14 @@ def test_renoised_gradients_are_those_of_the_loop_written_out(pipe):
     assert (found - gradient(pipe.adapter)).norm() <= 1e-5 * found.norm()
 
 
-@pytest.mark.parametrize("guider", [CFG(4), APG(4, momentum=-0.5)], ids=["cfg", "apg"])
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd-controlnet", "sd3", "flux", "wan", "lumina2"])
+NAMES = ["sd", "sdxl", "sd-controlnet", "sd3", "flux", "wan", "lumina2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "guider"),
+    [*((name, APG(4, momentum=-0.5)) for name in NAMES), ("sd", CFG(4)), ("flux", CFG(4))],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_every_kind_of_pipeline_agrees_with_finite_differences(name, guider):
     """One forward and two, noise and flow, momentum from step to step.
 
