@@ -1,6 +1,7 @@
 """Methods that ask a pipeline for more than its two predictions, held against loops by hand."""
 
 import copy
+import sys
 
 import pytest
 import tiny
@@ -466,7 +467,7 @@ def test_cads_is_not_ignored_where_the_pipeline_is_learnt(monkeypatch):
     guider = CFG(5) | CADS(low=0, high=0.5, noise_scale=1.0)
     pipe = tiny.sd("ddim")
     listed, _ = attached(pipe, guider, steps=3)
-    monkeypatch.setattr("guiders.pipelines.guided.form_of", lambda pipe: None)
+    monkeypatch.setattr(sys.modules["guiders.pipelines.guided"], "form_of", lambda pipe: None)
     learnt, run = attached(pipe, guider, steps=3)
     assert error(learnt, listed) < 1e-5
     assert [sum(record.evaluations) for record in run.records] == [6, 4, 4]
@@ -538,7 +539,7 @@ def test_diagnostics_of_a_pipeline():
     assert scales == pytest.approx([4.5] * 12, abs=1e-3)
     with (
         guided(pipe, CFG(3, reference=weak), quiet=True, diagnose=True),
-        pytest.raises(ValueError, match="guidance_scale is 1, .* that diagnose=True needs"),
+        pytest.raises(ValueError, match=r"guidance_scale is 1, .* that diagnose=True needs"),
     ):
         tiny.run(pipe, guidance_scale=1.0)
 
