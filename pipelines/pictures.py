@@ -50,12 +50,13 @@ def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None =
 class _Decoder(nn.Module):
     """An autoencoder whose forward decodes; for one that overflows in half precision."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
 
     def forward(self, x0: Tensor) -> Tensor:
-        return self.vae.decode(x0, return_dict=False)[0]
+        vae: Any = self.vae
+        return vae.decode(x0, return_dict=False)[0]
 
 
 def _cannot(pipe: Any, why: str) -> ValueError:

@@ -605,3 +605,17 @@ def test_a_classifier_that_ships():
         pytest.raises(ValueError, match="classifier is 'nowhere'; allowed is one of emoji-clip"),
     ):
         pipe("red heart", num_inference_steps=2, output_type="latent")
+
+
+def test_an_autoencoder_that_overflows_is_decoded_in_full_precision():
+    pipe = tiny.sd("ddim")
+    x0 = tiny.latents(2)
+    exact = decode(pipe, x0)
+    pipe.vae.to(torch.float16).register_to_config(force_upcast=True)
+    x0.requires_grad_()
+    pictures = decode(pipe, x0)
+    assert pictures.dtype == torch.float32
+    assert error(pictures.detach(), exact) < 1e-2
+    pictures.sum().backward()
+    assert x0.grad.isfinite().all()
+    assert pipe.vae.dtype == torch.float16
