@@ -22,8 +22,9 @@ from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
 from .perturb import check_change
-from .run import Forward, Run
+from .run import Run
 from .swap import is_swapped, restore, swap
+from .turn import Forward
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
 

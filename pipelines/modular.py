@@ -40,8 +40,8 @@ from ..samplers import readout_at, steps_ahead
 from .inputs import Inputs, crop
 from .networks import load_network
 from .perturb import changed
-from .run import common_shape
 from .swap import restore, swap
+from .turn import common_shape
 
 
 def to_diffusers(guider: Guider, scheduler: Any, negated: bool = False) -> DiffusersGuidance:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +18,10 @@ from torch import Tensor
 from ..guidance import (
     NEGATIVE,
     POSITIVE,
-    Answers,
     Branch,
     Condition,
     Context,
     Denoiser,
-    Guided,
     Guider,
     Prediction,
     Query,
@@ -38,42 +35,20 @@ from .form import Form
 from .inputs import Inputs, crop
 from .learn import combination, error, sign_of, tolerance
 from .networks import load_network
-from .perturb import changed
+from .turn import (
+    Forward,
+    Turn,
+    common_shape,
+    forwards,
+    output_of,
+    owned,
+    rewrap,
+    role_of,
+    spread,
+    with_change,
+)
 
-Forward = Callable[..., Any]
 SMALL = 1e-5  # a velocity that moves nothing and has a norm
-
-
-@dataclass
-class Turn:
-    """One evaluation: from the first call of the denoiser to the scheduler's ``step``.
-
-    Attributes:
-        requests: the images for which each branch was planned, see ``guidance.Network``.
-        waiting: those still to be evaluated.
-        network, forward: the denoiser and its own ``__call__``.
-        calls: what the denoiser was called with, and what it said, so far.
-        held: for each of the pipeline's prompts, a call with it and its first row there.
-        answers: the branches evaluated so far.
-        followed: was the guider asked what it needs besides, on seeing the positive prediction?
-        whole: the positive branch's output, of which the latents may be a part.
-        first: what the first of two forwards returned; g is written into it.
-    """
-
-    step: Step
-    requests: dict[Branch, list[int]]
-    waiting: dict[Branch, list[int]]
-    network: Any = None
-    forward: Forward | None = None
-    calls: list[tuple[Inputs, Any]] = field(default_factory=list)
-    held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
-    q: Query | None = None
-    answers: Answers = field(default_factory=Answers)
-    followed: bool = False
-    whole: Tensor | None = None
-    first: Tensor | None = None
-    guided: Guided | None = None
-    value: Tensor | None = None
 
 
 class Run:
@@ -160,7 +135,7 @@ class Run:
             return forward(*inputs.args, **inputs.kwargs)
         needed = sorted(
             {
-                self._offsets(self.form)[_role(branch)] + row
+                self._offsets(self.form)[role_of(branch)] + row
                 for branch, images in self._denoiser.most(turn.requests).items()
                 for row in images
             }
@@ -169,7 +144,7 @@ class Run:
             return forward(*inputs.args, **inputs.kwargs)
         part = inputs.take(needed)
         result = forward(*part.args, **part.kwargs)
-        return _spread(result, needed, rows)
+        return spread(result, needed, rows)
 
     def commit(self, output: Tensor) -> Tensor:
         """What the scheduler is about to step with, checked; the evaluation is over."""
@@ -273,7 +248,7 @@ class Run:
         self._hold(turn, inputs, self._offsets(form))
         self._ask(turn, form)
         value = self._combine(turn, form)
-        return _rewrap(self._said, torch.cat([value, value]) if self.doubled else value)
+        return rewrap(self._said, torch.cat([value, value]) if self.doubled else value)
 
     def _two_passes(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch})
@@ -292,11 +267,11 @@ class Run:
             value = self._combine(turn, form)
             turn.first = value if turn.first is None else turn.first.copy_(value)
         elif turn.first is None and turn.whole is not None:
-            turn.first = _own(turn.whole)
+            turn.first = owned(turn.whole)
         elif turn.first is None:  # nothing was evaluated for this prompt
             shape = self._answered or self._shape or inputs.x.shape[1:]
             turn.first = inputs.x.new_zeros((self.batch, *shape))
-        return _rewrap(self._said, turn.first)
+        return rewrap(self._said, turn.first)
 
     def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
         """A call of the denoiser, which has these prompts from these rows on."""
@@ -310,8 +285,8 @@ class Run:
         One forward for each network, of the rows asked for.
         """
         while True:
-            ready = [branch for branch in turn.waiting if _role(branch) in turn.held]
-            for group in _forwards(ready, turn.held, self._denoiser.through_network):
+            ready = [branch for branch in turn.waiting if role_of(branch) in turn.held]
+            for group in forwards(ready, turn.held, self._denoiser.through_network):
                 self._forward(turn, group, form)
             if turn.followed or not turn.answers.images(POSITIVE):
                 return
@@ -321,9 +296,9 @@ class Run:
 
     def _forward(self, turn: Turn, group: list[Branch], form: Form) -> None:
         """One forward of a network for branches that can share it."""
-        inputs, _ = turn.held[_role(group[0])]
+        inputs, _ = turn.held[role_of(group[0])]
         wanted = {branch: turn.waiting.pop(branch) for branch in group}
-        chosen = [turn.held[_role(b)][1] + row for b, rows in wanted.items() for row in rows]
+        chosen = [turn.held[role_of(b)][1] + row for b, rows in wanted.items() for row in rows]
         at = turn.held["positive"][1] if "positive" in turn.held else 0
         x = inputs.x[at : at + self.batch]
         watched = group == [POSITIVE] and self._denoiser.through_network
@@ -337,10 +312,10 @@ class Run:
         other = load_network(model, turn.network)
         assert turn.forward is not None
         own = turn.forward if other is None else other
-        answer = functools.partial(_changed, turn.network, change, own)
+        answer = functools.partial(with_change, turn.network, change, own)
         with differentiable(watched):
             result = self._around(answer)(*part.args, **part.kwargs)
-            output = _output(result)
+            output = output_of(result)
         if model is None and change is None and turn.calls[-1][1] is None:
             turn.calls[-1] = (turn.calls[-1][0], result)
             self._said = result
@@ -418,7 +393,7 @@ class Run:
 
     def _learn(self, turn: Turn, output: Tensor) -> Tensor:
         """Find the form from the first evaluation, and put the guided prediction in its place."""
-        outputs = [_output(result) for _, result in turn.calls]
+        outputs = [output_of(result) for _, result in turn.calls]
         rows = [len(each) for each in outputs]
         if self.doubled and rows == [2 * self.batch]:
             passes, (first, second) = 1, outputs[0].chunk(2)
@@ -451,7 +426,7 @@ class Run:
         for (inputs, result), role in zip(turn.calls, roles, strict=False):
             offsets = self._offsets(form) if passes == 1 else {role: 0}
             turn.held |= {name: (inputs, row) for name, row in offsets.items()}
-            whole = _output(result)
+            whole = output_of(result)
             own |= {name: whole[row : row + self.batch] for name, row in offsets.items()}
         self._take(turn, own, form)
         self._ask(turn, form)
@@ -470,7 +445,7 @@ class Run:
         turn.q = Query(crop(x, self._shape), turn.step)
         everyone = list(range(self.batch))
         for branch in (POSITIVE, NEGATIVE):
-            if (whole := own.get(_role(branch))) is None:
+            if (whole := own.get(role_of(branch))) is None:
                 continue
             rows = turn.requests.get(branch, [])
             self._denoiser.pay(branch, everyone)
@@ -485,78 +460,3 @@ class Run:
             q, readout = turn.q.rows(rows), self._readout("", turn.step, form)
             mine = Prediction(q.x, crop(whole, q.x.shape[1:]), readout)
             turn.answers.add({branch: rows}, {branch: mine})
-
-
-def _role(branch: Branch) -> str:
-    """Which of the pipeline's prompts a branch is evaluated from; others replace the positive."""
-    return branch.condition if isinstance(branch.condition, str) else "positive"
-
-
-def _forwards(
-    branches: Sequence[Branch], held: dict[str, tuple[Inputs, int]], apart: bool
-) -> list[list[Branch]]:
-    """Branches by the forward they can share: of one network, unchanged, from one call; the
-    positive one alone where it is ``apart``."""
-    groups: dict[Any, list[Branch]] = {}
-    for branch in branches:
-        inputs, _ = held[_role(branch)]
-        key = (branch.model, branch.change, id(inputs), apart and branch == POSITIVE)
-        groups.setdefault(key, []).append(branch)
-    return [sorted(group, key=lambda b: held[_role(b)][1]) for group in groups.values()]
-
-
-def common_shape(
-    known: Sequence[int] | None, seen: Sequence[int], said: Sequence[int]
-) -> tuple[int, ...]:
-    """The shape of one image's latents within what the network sees and says."""
-    if len(seen) != len(said):
-        raise ValueError(
-            f"the denoiser returns {tuple(said)} for {tuple(seen)}; allowed is as many dimensions"
-        )
-    common = tuple(map(min, seen, said))
-    if known is not None and len(known) == len(common):
-        return tuple(map(min, known, common))
-    return common
-
-
-def _output(result: Any) -> Tensor:
-    """The prediction in what a denoiser returns: it, or the first of several."""
-    return result if isinstance(result, Tensor) else result[0]
-
-
-def _own(value: Tensor) -> Tensor:
-    """A tensor to write into: a copy where gradients need what is in it."""
-    return value.clone() if value.requires_grad else value
-
-
-def _changed(network: Any, change: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
-    """A forward with the network changed: within a checkpoint, so that it is when repeated."""
-    with changed(network, change, Inputs(args, kwargs)):
-        return forward(*args, **kwargs)
-
-
-def _rewrap(template: Any, value: Tensor) -> Any:
-    """``value`` in the form in which the denoiser answers."""
-    if isinstance(template, Tensor):
-        return value
-    if template is None:
-        return (value,)
-    if isinstance(template, tuple):
-        return (value, *template[1:])
-    return type(template)(value)
-
-
-def _spread(value: Any, rows: Sequence[int], total: int) -> Any:
-    """The opposite of ``choose``: tensors of ``len(rows)`` rows with zeros for the others."""
-    if isinstance(value, Tensor):
-        if value.dim() and len(value) == len(rows):
-            out = value.new_zeros((total, *value.shape[1:]))
-            out[torch.as_tensor(rows, device=value.device)] = value
-            return out
-        return value
-    if isinstance(value, dict):
-        spread = {key: _spread(item, rows, total) for key, item in value.items()}
-        return type(value)(**spread) if type(value) is not dict else spread
-    if isinstance(value, (tuple, list)):
-        return type(value)(_spread(item, rows, total) for item in value)
-    return value
