@@ -108,7 +108,7 @@ def main() -> None:
         f"{platform.machine()}, CPU. Precision is the share of pictures whose own prompt the "
         f"second judge ranks first of the {len(NAMES)}.",
         "",
-        "*Without* is the same guider without the classifier; for GFCG alone it is CFG 4 at the same "
+        "*Without* is the same guider without the classifier; of GFCG alone, CFG 4 at the same "
         "price.",
         "",
         "| | evaluations | precision | minus that without, paired | judge's cosine |",
