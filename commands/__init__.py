@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from . import align, compare, evaluate, fit, generate, grid, listing
@@ -15,6 +16,7 @@ COMMANDS = (generate, grid, evaluate, compare, align, fit, listing)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line. Returns 0 when done, 1 failed, 2 not allowed, 130 interrupted."""
     args = parser().parse_args(argv)
+    warnings.showwarning = _warn
     _hush()
     try:
         args.run(args)
@@ -38,6 +40,11 @@ def _hush() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as a person reads it, without the line of code that gave it."""
+    print(f"guiders: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -102,6 +102,10 @@ def run(args: argparse.Namespace) -> None:
     make_folder(args.out)
     reward = parse_reward(args.reward)
     judge = args.held_out_reward or ("emoji-judge" if args.model == "emoji" else None)
+    if judge == args.reward:
+        raise ValueError(
+            f"held_out_reward is {judge!r}, which is what is trained with; allowed is another"
+        )
     held_out = parse_reward(judge, judges=True) if judge else None
     pipe = load_pipeline(args.model, scheduler=args.scheduler, device=args.device)
     trainer = Trainer(

@@ -139,16 +139,22 @@ for each image alone. *Works on* says in which space a formula is meant; "any" a
 the same in every space. *Evaluations* of the network are per image and step, measured in a run of
 {STEPS} steps of the method's default settings (references, gates and posts with CFG); *keeps* is what is
 remembered from step to step, one row for each image. On the command line a method is its name in lower
-case: `cfg(3, reference=stale(0.99))+interval(0.3, 5)`.
+case, with or without hyphens: `cfg(3, reference=weak-model(emoji-weak))+interval(0.3, 5)`.
 """
 
 
 def page() -> str:
-    head = "| | formula | works on | evaluations | keeps | settings | source |\n" + "|---" * 7 + "|"
+    head = (
+        "| | formula | works on | evaluations, of 4 steps | keeps | settings | source |\n"
+        + "|---" * 7
+        + "|"
+    )
     made, lines = examples(), [ABOUT]
     for title, names, _ in PARTS:
         lines += [f"## {title}", "", head]
         for name, kind in names().items():
+            if not kind.__module__.startswith("guiders.guidance"):
+                continue  # somebody's own
             if issubclass(kind, Perturbation) or kind in made:
                 instance = made.get(kind) or kind()
             else:

@@ -37,7 +37,7 @@ class Plan:
     settings: Settings
     prompts: str = "emoji"
     batch_size: int = 32
-    threads: int = 2
+    threads: int = 1
 
     def __post_init__(self) -> None:
         for name, high in (("batch_size", 65536), ("threads", 1024)):

@@ -101,9 +101,10 @@ def page(comparison: Comparison) -> str:
     if any(EFFECTIVE in cell.figures for cell in comparison.cells):
         parts += [
             "<h2>Over the effective scale</h2>",
-            "<p>How far a method really goes from the unguided prediction along its difference to "
-            "the guided one: the scale at which CFG goes as far. Methods that look better at the "
-            "same number often only guide less; here that is taken out.</p>",
+            "<p>How far a method goes from the prediction without the prompt towards, and past, the "
+            "one with it: 1 is that with the prompt (no guidance), and CFG's own scale is its "
+            "effective scale. Methods that look better at the same number often only guide less; "
+            "here that is taken out.</p>",
             _charts(comparison, kinds, over_effective=True),
         ]
     parts += ["<h2>All figures</h2>", _table(comparison, kinds)]

@@ -33,7 +33,10 @@ def choice(default: str, *values: str) -> Any:
 def reject(owner: object, name: str, value: object, allowed: str) -> ValueError:
     """The one form of complaint: the argument, its value and what is allowed."""
     who = owner if isinstance(owner, str) else type(owner).__name__
-    return ValueError(f"{who}: {name} is {value!r}; allowed is {allowed}")
+    shown = repr(value)
+    if len(shown) > 300:  # a network, or a thousand prompts
+        shown = f"a {type(value).__name__}"
+    return ValueError(f"{who}: {name} is {shown}; allowed is {allowed}")
 
 
 def is_number(value: Any) -> bool:
@@ -186,6 +189,10 @@ def build(kind: type[Config], settings: dict[str, Any]) -> Any:
             raise ValueError(
                 f"{kind.__name__} has no setting {name} (= {value!r}); allowed is {allowed}"
             )
+    for field in fields_of(kind):
+        none = field.default is field.default_factory is dataclasses.MISSING
+        if none and field.init and field.name not in settings:
+            raise ValueError(f"{kind.__name__}: {field.name} is missing; it has no default")
     try:
         return kind(**settings)
     except TypeError as error:

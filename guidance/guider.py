@@ -45,6 +45,9 @@ class Guider(Config):
         return Sum(self.terms + other.terms)
 
     def __or__(self, other: Post | Prepare) -> Sum:
+        if isinstance(other, Scale):
+            name = type(other).__name__
+            raise ValueError(f"a scale belongs inside its method: {type(self).__name__}({name}())")
         if not isinstance(other, (Post, Prepare)):
             return NotImplemented
         return Sum(self.terms, (*self.prepares, *self.posts, other))
@@ -70,7 +73,8 @@ class Term(Guider):
         super().__post_init__()
         self._set("scale", as_scale(self, self.scale))
         if not isinstance(self.reference, Reference):
-            raise reject(self, "reference", self.reference, "a Reference, such as Negative()")
+            allowed = "a Reference, such as Negative() or WeakModel(network)"
+            raise reject(self, "reference", self.reference, allowed)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .types import Prediction, Step, cosine, dot, put
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """The two predictions D_c and D_u of one evaluation, for each image, whatever the guider used.
 
@@ -50,6 +50,11 @@ class Diagnosis:
         }
         rows = list(unknown)
         return cls({name: put(value, rows, none[rows]) for name, value in values.items()})
+
+    def __repr__(self) -> str:
+        """Means over images, of what is known of them."""
+        means = {name: float(value.nanmean()) for name, value in self._values.items()}
+        return f"Diagnosis({', '.join(f'{k} {v:.4g}' for k, v in means.items())})"
 
     def __getattr__(self, name: str) -> list[float]:
         if name.startswith("_") or name not in self._values:

@@ -153,6 +153,9 @@ class WeakModel(Reference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if hasattr(self.model, "scheduler"):
+            kind = type(self.model).__name__
+            raise reject(self, "model", kind, "its network alone, such as pipe.unet")
         if not callable(self.model) and (not isinstance(self.model, str) or not self.model):
             allowed = "a network, or the name of a model, a folder or an id on the Hub"
             raise reject(self, "model", self.model, allowed)

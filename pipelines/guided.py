@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guidance import NEGATIVE, Gate, Guider, Record, Step, foresee
-from ..samplers import SADA, is_first_order, is_supported, read_level, steps_ahead
+from ..samplers import SADA, check_solver, is_first_order, is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
@@ -170,6 +170,8 @@ class Attachment:
             result = original(pipe, *args, **kwargs)
             if self._run is not None:
                 self._run.finish()
+            if self.last.records and not self._quiet:
+                self._say_if_never_confused()
             if not self.last.records:
                 raise RuntimeError(
                     f"{self._name} did not evaluate its denoiser and step its scheduler in a way "
@@ -178,6 +180,14 @@ class Attachment:
             return result
         finally:
             self._running, self._run = False, None
+
+    def _say_if_never_confused(self) -> None:
+        """A classifier that was always sure is easily taken for a guider that does not work."""
+        guiders = [self._guider] if isinstance(self._guider, Guider) else self._guider
+        references = [term.reference for guider in guiders for term in guider.terms]
+        asks = any(reference is not None and reference.needs_positive for reference in references)
+        if asks and all(len(r.skipped) == len(r.evaluations) for r in self.records):
+            self._say(f"{_title(self._guider)}: no image was confused, so none was guided")
 
     def _prepare_context(self, call: Any) -> None:
         """Learn how the network is told the prompts that the guider may ask for."""
@@ -253,6 +263,8 @@ class Attachment:
         self._context.spread(batch)
         count = getattr(self._pipe, "num_timesteps", None)
         steps = steps_ahead(self._scheduler, inputs.time, count)
+        if self._accelerate is not None:
+            check_solver(self._scheduler, float(self._asked.get("eta") or 0))
         plans = foresee(self._guider, steps, batch)
         negative = self._diagnose or any(NEGATIVE in plan for plan in plans)
         if negative and not doubled:

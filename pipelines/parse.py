@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import re
 from collections.abc import Sequence
@@ -94,6 +95,9 @@ def parse_guider(
                     f"{name} is {value!r}; allowed with a guider other than {UNGUIDED}"
                 )
         return CFG(1.0)
+    for opening, closing in ("()", "[]"):
+        if text.count(opening) != text.count(closing):
+            raise ValueError(f"guider is {text!r}; allowed are as many {closing} as {opening}")
     known = term_names() | gate_names() | post_names()
     terms: list[tuple[type[Config], dict[str, Any]]] = []
     gates: list[tuple[type[Config], dict[str, Any]]] = []
@@ -104,8 +108,10 @@ def parse_guider(
         except RecursionError:
             raise ValueError("guider is nested too deeply; allowed are a few levels") from None
         if found is None:
+            near = difflib.get_close_matches(_plain(item.partition("(")[0]), known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             allowed = f"{', '.join(known)}, or {UNGUIDED} alone"
-            raise ValueError(f"guider has the part {item!r}; allowed is one of {allowed}")
+            raise ValueError(f"guider has the part {item!r}{hint}; allowed is one of {allowed}")
         kind, settings = found
         if issubclass(kind, Term):
             terms.append((kind, settings))
@@ -233,7 +239,9 @@ def arguments_of(kind: type[Config]) -> list[str]:
     for field in fields_of(kind):
         if field.name == "scale" and issubclass(kind, Gate):
             continue
-        if isinstance(field.default, (int, float, str)) or field.default is None:
+        if field.default is field.default_factory is dataclasses.MISSING:
+            shown.append(field.name.upper())
+        elif isinstance(field.default, (int, float, str)) or field.default is None:
             value = field.default if made is None else getattr(made, field.name)
             text = f"{value:g}" if isinstance(value, float) else str(value)
             shown.append(f"{field.name}={text}")

@@ -8,6 +8,7 @@ from .mixture import Mixture
 from .networks import as_network
 from .noise_level import (
     Reading,
+    adds_noise,
     clean_image,
     is_first_order,
     is_supported,
@@ -19,14 +20,15 @@ from .noise_level import (
     why_refused,
 )
 from .readouts import READOUTS
-from .sada import SADA, Accelerated
+from .sada import SADA, Accelerated, check_solver
 from .sample import Point, final, sample
 
 __all__ = [
     "EDM", "FAMILIES", "READOUTS", "REFUSED", "SADA", "Accelerated",
-    "EVODiffMultistepScheduler", "Family", "Mixture", "Point", "Reading", "as_network",
-    "clean_image", "final", "is_first_order", "is_supported", "position", "read_level",
-    "readout_at", "sample", "solver_stage", "steps_ahead", "why_refused",
+    "EVODiffMultistepScheduler", "Family", "Mixture", "Point", "Reading", "adds_noise",
+    "as_network", "check_solver", "clean_image", "final", "is_first_order", "is_supported",
+    "position", "read_level", "readout_at", "sample", "solver_stage", "steps_ahead",
+    "why_refused",
 ]  # fmt: skip
 
 

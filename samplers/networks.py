@@ -58,9 +58,13 @@ def as_network(
                 )
             function: Any = denoise if branch.model is None else branch.model
             given = () if condition is None else (condition,)
-            answers[branch] = Prediction(
-                seen.x, function(*in_edm(seen), *given).to(seen.x.dtype), CLEAN
-            )
+            clean = function(*in_edm(seen), *given)
+            if clean.shape != seen.x.shape:
+                raise ValueError(
+                    f"the denoiser gave {tuple(clean.shape)} for x of {tuple(seen.x.shape)}; "
+                    "allowed is the same shape"
+                )
+            answers[branch] = Prediction(seen.x, clean.to(seen.x.dtype), CLEAN)
         return answers
 
     return network

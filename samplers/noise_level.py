@@ -165,6 +165,24 @@ def is_first_order(scheduler: Any) -> bool:
     return any(word in _name(scheduler) for word in names)
 
 
+def adds_noise(scheduler: Any, eta: float = 0.0) -> bool:
+    """Does a step of this scheduler draw noise?
+
+    Args:
+        eta: as its ``step`` is given it.
+    """
+    name, config = _name(scheduler), scheduler.config
+    drawn = ("Ancestral", "DDPM", "LCM", "SDE", "UnCLIP", "TCD", "CMStochastic", "CogVideoXDPM")
+    kinds = ("sde-dpmsolver", "sde-dpmsolver++")
+    return (
+        any(word in name for word in drawn)
+        or getattr(config, "algorithm_type", None) in kinds
+        or bool(getattr(config, "stochastic_sampling", False))
+        or (eta > 0 and "DDIM" in name)
+        or "SASolver" in name
+    )
+
+
 def is_supported(scheduler: Any) -> bool:
     """Can ``read_level`` read this scheduler?"""
     return _name(scheduler) in FAMILIES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..guidance.answers import Answers
 from ..guidance.config import Config, choice, number, reject
 from ..guidance.reference import Branch
 from ..guidance.types import dot, put, take, working
+from .noise_level import adds_noise
 
 COEFFICIENTS = {"paper": (5 / 6, 5 / 6, -2 / 3), "code": (0.625, 0.75, -0.375)}
 TRAINING_STEPS = 1000
@@ -220,6 +222,19 @@ class Accelerated(Denoiser):
                     weight *= (index - there) / (here - there)
             total = total + weight * one.clean[image]
         return total
+
+
+def check_solver(scheduler: Any, eta: float = 0.0) -> None:
+    """Can evaluations be left out under this scheduler?
+
+    Raises:
+        ValueError: it draws noise, which no guess can know.
+    """
+    if adds_noise(scheduler, eta):
+        raise ValueError(
+            f"accelerate is SADA and {type(scheduler).__name__} draws noise at every step; allowed "
+            "is a deterministic scheduler, such as DDIM with eta 0, Euler, DPM-Solver++ or UniPC"
+        )
 
 
 def _at(step: Step, index: int) -> Step:

@@ -49,7 +49,7 @@ from ..guidance import (
 from .edm import EDM
 from .networks import CLEAN, Plain, as_network
 from .noise_level import is_supported, readout_at, steps_ahead, why_refused
-from .sada import SADA, Accelerated
+from .sada import SADA, Accelerated, check_solver
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -138,7 +138,14 @@ def sample(
         spread = float(getattr(scheduler, "init_noise_sigma", 1.0))
     if x is None:
         start = start * spread
+    if guider is not None and "sigma" in inspect.signature(denoiser).parameters:
+        raise ValueError(
+            "denoiser is a function of (x, sigma) and there is a guider, which asks for several "
+            "predictions; allowed is as_network(denoiser, positive=..., negative=...)"
+        )
     network: Any = as_network(denoiser) if guider is None else denoiser  # type: ignore[arg-type]
+    if accelerate is not None and not isinstance(scheduler, EDM):
+        check_solver(scheduler, float(options.get("eta", 0)))
     settings = (CFG(1) if guider is None else guider, len(start), context, diagnose)
     bound = Accelerated(accelerate, _clean, *settings) if accelerate else Denoiser(*settings)
     return _run(solver, start, steps, bound, network, draw, progress, grad)

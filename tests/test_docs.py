@@ -48,6 +48,7 @@ KINDS = [
     kind
     for kind in (term_names() | post_names()).values()
     if issubclass(kind, (Term, Post)) and kind.works_on not in ("x", "")
+    if kind.__module__.startswith("guiders.guidance")
 ]
 READOUTS = [Readout(0.0, 1.0), Readout(0.7, -1.6)]
 

@@ -90,7 +90,10 @@ class Truncation(Config):
             raise reject(self, "early_stop", self.early_stop, f"at most the {total} evaluations")
         room = total - max(self.early_stop - 1, 0) - (self.kind == "gaussian")
         if self.kind in ("gaussian", "fixed", "spaced") and self.steps > room:
-            raise reject(self, "steps", self.steps, f"at most {room} of {total} evaluations")
+            raise reject(
+                self, "steps", self.steps, f"at most {room}, for num_inference_steps of {total} "
+                "(the steps with gradients: --truncation-steps on the command line)"
+            )  # fmt: skip
 
     def draw(self, total: int, rng: random.Random) -> Draw:
         """One draw for a trajectory of ``total`` evaluations.

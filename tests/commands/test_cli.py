@@ -362,3 +362,20 @@ def test_accelerated(draw, tmp_path, capsys):
     assert Image.open(again[0]).tobytes() == Image.open(made[0]).tobytes()
     draw("red heart", "--accelerate", "warp", code=2)
     assert "accelerate is 'warp'; allowed is sada" in capsys.readouterr().err
+
+
+def test_what_a_person_types_wrong_is_told_back():
+    for text, said in (
+        ("cfg(5", r"as many \) as \("),
+        ("cgf", "did you mean cfg"),
+        ("cfg(3, reference=linearag)", "coefficients is missing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            parse_guider(text)
+    with pytest.raises(ValueError, match="inside its method"):
+        APG(8) | Interval(5)
+
+
+def test_acceleration_is_refused_where_steps_draw_noise(draw, capsys):
+    draw("red", "--accelerate", "sada", "--scheduler", "euler-a", code=2)
+    assert "EulerAncestralDiscreteScheduler draws noise at every step" in capsys.readouterr().err
