@@ -101,8 +101,8 @@ def page(comparison: Comparison) -> str:
     if any(EFFECTIVE in cell.figures for cell in comparison.cells):
         parts += [
             "<h2>Over the effective scale</h2>",
-            "<p>How far a method goes from the prediction without the prompt towards, and past, the "
-            "one with it: 1 is that with the prompt (no guidance), and CFG's own scale is its "
+            "<p>How far a method goes from the prediction without the prompt towards, and past, "
+            "the one with it: 1 is that with the prompt (no guidance), and CFG's own scale is its "
             "effective scale. Methods that look better at the same number often only guide less; "
             "here that is taken out.</p>",
             _charts(comparison, kinds, over_effective=True),

@@ -195,6 +195,7 @@ def test_at_pure_noise_the_scores_agree_and_the_velocities_do_not():
         torch.testing.assert_close(answer.positive.eps(level), x)
         again = denoiser(Query(x, Step(1, 2, 0, level)), network)
         seen[space] = len(again.record.skipped)
-    assert seen == {"eps": len(x), "x0": 0, "output": 0}
+    # A naive cosine of eps is 1 and would stop all of them; without signal nothing is known.
+    assert seen == {"eps": 0, "x0": 0, "output": 0}
     gap = (x - told["positive"]) - (x - told["negative"])
     assert gap.norm(dim=1).min() > 0.1
