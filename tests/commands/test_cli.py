@@ -379,3 +379,14 @@ def test_what_a_person_types_wrong_is_told_back():
 def test_acceleration_is_refused_where_steps_draw_noise(draw, capsys):
     draw("red", "--accelerate", "sada", "--scheduler", "euler-a", code=2)
     assert "EulerAncestralDiscreteScheduler draws noise at every step" in capsys.readouterr().err
+
+
+def test_long_labels_stay_in_their_column():
+    from guiders.pipelines.grid import _wrap
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(15)
+    text = "cfg(3)+cfg(4, reference=perturbedattention([mid_block;up_blocks.0])) and a word"
+    lines = _wrap(text, font, 100)
+    assert all(font.getlength(line) <= 100 for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
