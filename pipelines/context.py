@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ class Captured(BaseException):
         self.inputs = inputs
 
 
+# Classifiers and rewards, as long as the pipeline lives beside which they are used.
+_NETWORKS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
 class PipelineContext(Context):
     """The context of one attached pipeline.
 
@@ -43,7 +48,7 @@ class PipelineContext(Context):
         self._told: dict[Any, Inputs] = {}
         self._seen: dict[str, Any] = {}
         self._alive: dict[str, Any] = {}  # what ``_seen`` tells by its id
-        self._networks: dict[Any, Callable[..., Tensor]] = {}
+        self._networks = _NETWORKS.setdefault(pipe, {})
 
     def prepare(
         self, call: Callable[..., Any], asked: dict[str, Any], prompts: Sequence[Any]
