@@ -130,6 +130,17 @@ def settings_from(given: dict[str, Any]) -> Any:
     if given["method"] != "refl":
         changes = {"num_inference_steps": 30, **changes}
     base = settings_for(given["method"])
+    kind = given.get("truncation", base.truncation.kind)
+    for name, wrong, where in (
+        (
+            "target",
+            given.get("loss", base.loss.kind) == "linear",
+            "with --loss absolute or hinge",
+        ),
+        ("truncation_steps", kind in ("all", "uniform"), "with another --truncation"),
+    ):
+        if given.get(name) is not None and wrong:
+            raise ValueError(f"{name} is {given[name]!r}; allowed {where}")
     parts = {"truncation": "kind", "truncation_steps": "steps", "early_stop": "early_stop"}
     truncation = {new: given[old] for old, new in parts.items() if old in given}
     if truncation:

@@ -80,6 +80,18 @@ def add_measuring(parser: argparse.ArgumentParser, metrics: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     before = read_manifest(args.source) if args.source else None
+    if before:
+        own = {"command", "run", "source", "out", "device"}
+        usual = vars(parser_defaults())
+        for name, value in vars(args).items():
+            if name not in own and (name not in usual or usual[name] != value):
+                raise ValueError(f"{name} is {value!r}; allowed without --from, which says it all")
+        coded = [one for one in before["request"].get("metrics", ()) if one.count(":") > 1]
+        if coded:
+            raise ValueError(
+                f"the manifest measures {coded[0]}, which runs code that it names; allowed is "
+                "naming it yourself, in a new evaluation"
+            )
     request = Request.from_dict(before["request"]) if before else request_of(vars(args))
     out = args.out or Path("out/evaluate")
     make_folder(out)
@@ -97,15 +109,26 @@ def run(args: argparse.Namespace) -> None:
         print(out / "manifest.json")
 
 
+def parser_defaults() -> argparse.Namespace:
+    """What the flags are where nobody gives any."""
+    parser = argparse.ArgumentParser()
+    add(parser.add_subparsers())
+    return parser.parse_args(["evaluate"])
+
+
 def request_of(given: Mapping[str, Any]) -> Request:
     """What the flags ask for."""
     plan, emoji = None, given.get("model", "emoji") == "emoji"
     if given["pictures"]:
-        for name in ("guider", "guidance_scale", "guider_config", "scheduler", "accelerate"):
-            if name in given:
-                raise ValueError(
-                    f"{name} is {given[name]!r}; allowed without pictures, which are there already"
-                )
+        drawing = {
+            "guider", "guidance_scale", "guider_arg", "guider_config", "interval", "adaptive",
+            "scheduler", "accelerate", "seed", "num_inference_steps", "negative_prompt", "width",
+            "height", "dtype",
+        }  # fmt: skip
+        for name in sorted(drawing & set(given)):
+            raise ValueError(
+                f"{name} is {given[name]!r}; allowed without pictures, which are there already"
+            )
     else:
         plan = plan_of(given, guider_from(given, {}))
     default = (DRAWN if emoji else DRAWN.replace("class,", "")) if plan else GIVEN

@@ -84,7 +84,8 @@ class Drawing:
         ) as run:  # fmt: skip
             sample(pipe, jobs)
         rows = [r.diagnosis.effective_scale for r in run.last.records if r.diagnosis is not None]
-        return np.mean(rows, axis=0)[: len(self.numbers(batch))]
+        # Steps that were left out say nothing.
+        return np.nanmean(rows, axis=0)[: len(self.numbers(batch))]
 
     @property
     def _accelerate(self) -> Any:

@@ -268,7 +268,10 @@ def _of_set(
     if name in KERNELS:
         found = KERNELS[name](features, _real(reference), samples=draws)
         return Figure(found.value, found.draws, centred=True)
-    return figures.mean(getattr(near, name), draws)
+    values = getattr(near, name)
+    if name in ("recall", "coverage"):  # one for each real picture, whatever would be drawn again
+        return Figure(float(np.mean(np.asarray(values))))
+    return figures.mean(values, draws)
 
 
 def _real(reference: Reference) -> Tensor:

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -159,18 +159,76 @@ def _fits(arrays: dict[str, np.ndarray], network: Network) -> bool:
     return "mu" in arrays and network.name == "inception"
 
 
+class _Dtype:
+    """The word of a dtype: numpy's own is never made of what a file says."""
+
+    def __init__(self, word: object, *_: object) -> None:
+        self.word, self.order = str(word), "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = str(state[1]) if str(state[1]) in "<>" else "<"
+
+    @property
+    def plain(self) -> np.dtype:
+        word = self.word.lstrip("<>=|")
+        if word not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
+            raise pickle.UnpicklingError(f"it has an array of {self.word}; allowed are numbers")
+        return np.dtype(self.order + word)
+
+
+class _Array:
+    """An array of numbers, made of its bytes alone."""
+
+    def __init__(self, *_: object) -> None:
+        self.value = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        self.value = _numbers(data, dtype, shape, "F" if by_columns else "C")
+
+
+def _numbers(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
+    if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
+        raise pickle.UnpicklingError("it has an array that is not of bytes and a dtype")
+    sizes = tuple(int(size) for size in shape)
+    return np.frombuffer(bytes(data), dtype.plain).reshape(sizes, order=str(order))
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, *_: object) -> _Array:
+    made = _Array()
+    made.value = _numbers(data, dtype, shape, order)
+    return made
+
+
+def _scalar(dtype: Any, data: Any) -> float:
+    return float(_numbers(data, dtype, ())[()])
+
+
+def _latin(text: Any, encoding: Any = "latin1") -> bytes:
+    return str(text).encode(str(encoding))
+
+
 class _Reader(pickle.Unpickler):
-    """A reader of arrays and plain values that imports nothing else."""
+    """A reader of arrays and plain values that calls nothing else than the stand-ins above."""
+
+    known: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "scalar"): _scalar,
+        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _latin,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         place = module.replace("numpy.core", "numpy._core")
-        if (place, name) in (
-            ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
-            ("numpy._core.numeric", "_frombuffer"), ("numpy", "ndarray"), ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        ):  # fmt: skip
-            return super().find_class(place, name)
+        if (place, name) in self.known:
+            return self.known[place, name]
         raise pickle.UnpicklingError(f"it names {module}.{name}; allowed are arrays and numbers")
+
+
+def _opened(value: Any) -> Any:
+    return value.value if isinstance(value, _Array) else value
 
 
 def _pkl(path: Path, source: str, network: Network) -> Reference:
@@ -186,7 +244,8 @@ def _pkl(path: Path, source: str, network: Network) -> Reference:
     if not isinstance(part, dict) or not {"mu", "sigma"} <= set(part):
         held = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"reference {path} holds {held}; needed is {key} with mu and sigma")
-    moments = Moments.checked(part["mu"], part["sigma"], 0, str(path))
+    mu, sigma = _opened(part["mu"]), _opened(part["sigma"])
+    moments = Moments.checked(mu, sigma, 0, str(path))
     return Reference(moments, None, source, file_digest(path))
 
 

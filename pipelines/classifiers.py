@@ -32,16 +32,20 @@ def load_classifier(name: str, prompts: Sequence[Any], device: torch.device) -> 
     Raises:
         ValueError: it cannot be read, or does not know the prompts.
     """
-    network, reads = _load(name)
-    network = network.to(device).eval()
+    network, reads = _load(name, device)
     if reads:
         return _compare(network, [str(prompt) for prompt in prompts])
     return _label(name, network, list(prompts))
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str) -> tuple[Any, bool]:
-    """A network, and whether it reads texts."""
+def _load(name: str, device: torch.device) -> tuple[Any, bool]:
+    """A network on a device, and whether it reads texts."""
+    network, reads = _read(name)
+    return network.to(device).eval(), reads
+
+
+def _read(name: str) -> tuple[Any, bool]:
     if name in SHIPPED_READERS:
         return parse_reward(name, judges=True), True
     from transformers import AutoConfig, AutoModelForImageClassification

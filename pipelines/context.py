@@ -29,8 +29,8 @@ class Captured(BaseException):
         self.inputs = inputs
 
 
-# Classifiers and rewards, as long as the pipeline lives beside which they are used.
-_NETWORKS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+# As long as the pipeline lives beside which they are used.
+_REWARDS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 class PipelineContext(Context):
@@ -45,10 +45,8 @@ class PipelineContext(Context):
         self._conditions: dict[Any, Condition] = {}
         self._asked: dict[str, Any] = {}
         self._own: list[Any] = []
-        self._told: dict[Any, Inputs] = {}
-        self._seen: dict[str, Any] = {}
-        self._alive: dict[str, Any] = {}  # what ``_seen`` tells by its id
-        self._networks = _NETWORKS.setdefault(pipe, {})
+        self._rewards = _REWARDS.setdefault(pipe, {})
+        self._classifiers: dict[Any, Callable[[Tensor], Tensor]] = {}
 
     def prepare(
         self, call: Callable[..., Any], asked: dict[str, Any], prompts: Sequence[Any]
@@ -61,6 +59,7 @@ class PipelineContext(Context):
         """
         name, self._own = _prompts(asked)
         self._asked, self._conditions, self.prompts = asked, {}, ()
+        self._classifiers = {}
         if not prompts:
             return
         if name is None:
@@ -69,13 +68,9 @@ class PipelineContext(Context):
                 "compared with those of the guider"
             )
         options = self._options(name, call)
-        seen = {key: _mark(value) for key, value in options.items()}
-        if seen != self._seen:  # what a prompt is told as depends on the call's other arguments
-            self._seen, self._told, self._alive = seen, {}, options
         for prompt in dict.fromkeys([*prompts, *self._own]):
-            if prompt not in self._told:
-                self._told[prompt] = self._capture(call, {**options, name: [prompt]})
-            self._conditions[prompt] = Condition(str(prompt), self._told[prompt])
+            told = self._capture(call, {**options, name: [prompt]})
+            self._conditions[prompt] = Condition(str(prompt), told)
 
     def spread(self, batch: int) -> None:
         """Of a run of ``batch`` images each one's prompt is known now."""
@@ -90,17 +85,18 @@ class PipelineContext(Context):
 
     def classifier(self, name: str, prompts: Sequence[Any]) -> Callable[[Tensor], Tensor]:
         key = (name, *prompts)
-        if key not in self._networks:
-            self._networks[key] = load_classifier(name, prompts, self._device)
-        return self._networks[key]
+        if key not in self._classifiers:
+            self._classifiers[key] = load_classifier(name, prompts, self._device)
+        return self._classifiers[key]
 
     def reward(self, name: str) -> Callable[[Tensor, Sequence[Any]], Tensor]:
-        if name not in self._networks:
+        key = (name, self._device)
+        if key not in self._rewards:
             reward: Any = parse_reward(name)
             if isinstance(reward, torch.nn.Module):
                 reward = reward.to(self._device).eval().requires_grad_(False)
-            self._networks[name] = reward
-        return self._networks[name]
+            self._rewards[key] = reward
+        return self._rewards[key]
 
     @property
     def _device(self) -> torch.device:
@@ -130,7 +126,7 @@ class PipelineContext(Context):
         devices = [self._device] if self._device.type == "cuda" else []
         self._pipe.set_progress_bar_config(disable=True)
         try:
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), torch.no_grad():
                 call(**options)
         except Captured as caught:
             inputs = caught.inputs
@@ -153,12 +149,6 @@ def _is_of_images(name: str, value: Any, count: int) -> bool:
     """Does an argument hold something for each of ``count`` images?"""
     several = isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
     return several and len(value) == count and any(word in name for word in PER_IMAGE)
-
-
-def _mark(value: Any) -> Any:
-    """What tells whether an argument is the same as that of the call before."""
-    plain = value is None or isinstance(value, (str, int, float, bool))
-    return value if plain else id(value)
 
 
 def _prompts(asked: dict[str, Any]) -> tuple[str | None, list[Any]]:

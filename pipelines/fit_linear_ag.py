@@ -120,10 +120,11 @@ def fit_linear_ag(
             seen: list[Tensor] = []
 
             def see(q: Query, *predictions: Prediction, seen: list[Tensor] = seen) -> None:
-                for _ in range(len(seen), q.step.index):  # steps that were not guided
-                    seen.append(torch.zeros_like(seen[0]))
                 values = [coordinates(p, q.step.level, space).flatten(1) for p in predictions]
-                seen.append(torch.stack(values, 1).cpu().double())
+                now = torch.stack(values, 1).cpu().double()
+                for _ in range(len(seen), q.step.index):  # steps that were not guided
+                    seen.append(torch.zeros_like(now))
+                seen.append(now)
 
             guider = CFG(guidance_scale, reference=_Observed(rule, plan, see)) | _UpTo(plan)
             with guided(pipe, guider, quiet=True) as run:

@@ -117,6 +117,7 @@ class Run:
             )
             result = self._around(forward)(*inputs.args, **inputs.kwargs)
             turn.calls.append((inputs, result))
+            self._said = result
             return result
         if self.form.passes == 1 or not self.doubled:
             return self._one_pass(turn, inputs, self.form)
@@ -248,7 +249,8 @@ class Run:
         self._hold(turn, inputs, self._offsets(form))
         self._ask(turn, form)
         value = self._combine(turn, form)
-        return rewrap(self._said, torch.cat([value, value]) if self.doubled else value)
+        value = torch.cat([value, value]) if self.doubled else value
+        return rewrap(self._said, value, _is_named(inputs))
 
     def _two_passes(self, turn: Turn, inputs: Inputs, form: Form) -> Any:
         self._expect(turn, inputs, {self.batch})
@@ -271,7 +273,7 @@ class Run:
         elif turn.first is None:  # nothing was evaluated for this prompt
             shape = self._answered or self._shape or inputs.x.shape[1:]
             turn.first = inputs.x.new_zeros((self.batch, *shape))
-        return rewrap(self._said, turn.first)
+        return rewrap(self._said, turn.first, _is_named(inputs))
 
     def _hold(self, turn: Turn, inputs: Inputs, first: dict[str, int]) -> None:
         """A call of the denoiser, which has these prompts from these rows on."""
@@ -460,3 +462,8 @@ class Run:
             q, readout = turn.q.rows(rows), self._readout("", turn.step, form)
             mine = Prediction(q.x, crop(whole, q.x.shape[1:]), readout)
             turn.answers.add({branch: rows}, {branch: mine})
+
+
+def _is_named(inputs: Inputs) -> bool:
+    """Is the denoiser asked to answer with a structure, as it does unless told otherwise?"""
+    return inputs.kwargs.get("return_dict", True) is not False

@@ -3,11 +3,13 @@ are read and answered."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from ..guidance import POSITIVE, Answers, Branch, Guided, Query, Step
@@ -97,12 +99,22 @@ def with_change(network: Any, change: Any, forward: Forward, *args: Any, **kwarg
         return forward(*args, **kwargs)
 
 
-def rewrap(template: Any, value: Tensor) -> Any:
-    """``value`` in the form in which the denoiser answers."""
+def is_changed(forward: Forward) -> bool:
+    """Is it a forward of a network that is changed for it?"""
+    partial = isinstance(forward, functools.partial) and forward.func is with_change
+    return partial and forward.args[1] is not None  # type: ignore[attr-defined]
+
+
+def rewrap(template: Any, value: Tensor, named: bool = False) -> Any:
+    """``value`` in the form in which the denoiser answers.
+
+    Args:
+        named: where that is not known, is it a structure and not a tuple?
+    """
     if isinstance(template, Tensor):
         return value
-    if template is None:
-        return (value,)
+    if template is None:  # the network was never asked: both ways of reading it work
+        return Transformer2DModelOutput(sample=value) if named else (value,)
     if isinstance(template, tuple):
         return (value, *template[1:])
     return type(template)(value)

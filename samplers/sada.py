@@ -49,7 +49,7 @@ class SADA(Config):
             ``interval``-th is evaluated, and all are evaluated again. The paper's are 10, 24 and 47
             of 50.
         interval: in the late part; 1 goes on with the criterion.
-        most: steps left out in a row.
+        most: steps left out in a row by the criterion.
         nodes: clean images that the polynomial goes through, about ``interval`` steps apart.
     """
 

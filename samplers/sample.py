@@ -138,7 +138,8 @@ def sample(
         spread = float(getattr(scheduler, "init_noise_sigma", 1.0))
     if x is None:
         start = start * spread
-    if guider is not None and "sigma" in inspect.signature(denoiser).parameters:
+    called = getattr(denoiser, "forward", denoiser)
+    if guider is not None and "sigma" in inspect.signature(called).parameters:
         raise ValueError(
             "denoiser is a function of (x, sigma) and there is a guider, which asks for several "
             "predictions; allowed is as_network(denoiser, positive=..., negative=...)"

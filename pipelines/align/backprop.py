@@ -16,6 +16,7 @@ from ...samplers import read_level, steps_ahead
 from ..guided import DENOISERS, Attachment, guided, parts_of
 from ..inputs import Inputs
 from ..swap import restore, swap
+from ..turn import is_changed
 from .truncation import Draw, Truncation
 
 
@@ -81,6 +82,7 @@ class Backprop:
     def _begin(self, original: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's ``set_timesteps``: a new trajectory."""
         self._index = self._count = self.calls = 0
+        self._bare = False
         self.divergence, self._seen = None, None
         if self._noise is None:
             self._kept, self.final = [], None
@@ -97,8 +99,13 @@ class Backprop:
         if self._truncation.detach_input:
             args, kwargs = _detach((args, kwargs))
         carries = torch.is_grad_enabled() and self._index in self.draw.steps
-        with torch.set_grad_enabled(carries):
-            return original(network, *args, **kwargs)
+        # A guider that differentiates for itself turns gradients on where none are to be carried.
+        self._bare = not carries
+        try:
+            with torch.set_grad_enabled(carries):
+                return original(network, *args, **kwargs)
+        finally:
+            self._bare = False
 
     def _around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Each call of a network."""
@@ -107,7 +114,7 @@ class Backprop:
             number, self._count = self._count, self._count + 1
             if self._noise is not None and number < len(self._kept):
                 return self._kept[number]
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or self._bare:
                 result = forward(*args, **kwargs)
                 if self._truncation.renoise:
                     self._kept.append(_detach(result))
@@ -117,7 +124,7 @@ class Backprop:
                 result = checkpoint(forward, *args, use_reentrant=False, **kwargs)
             else:
                 result = forward(*args, **kwargs)
-            if self._base is not None:
+            if self._base is not None and not is_changed(forward):
                 with torch.no_grad(), self._base():
                     other = forward(*args, **kwargs)
                 gap = (_tensor(result).float() - _tensor(other).float()).square().mean()

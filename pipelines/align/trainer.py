@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import inspect
+import json
 import math
 import os
 import random
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..generate import default_device, negative_arguments
-from ..guided import guided, parts_of
+from ..guided import DENOISERS, guided, parts_of
 from ..rewards.check import Reward, check_reward
 from ..swap import restore, swap
 from .backprop import Backprop, backpropagated, plain
@@ -143,6 +145,8 @@ class Trainer:
                     self._save()
             if monitor:
                 monitor.compare()
+        if self.main:  # also where nothing was left to do, and somebody removed it
+            self.adapter.save(self.out)
         self.processes.wait_for_everyone()
         return self.out
 
@@ -255,10 +259,11 @@ class Trainer:
         return images
 
     def _not_finite(self, what: str) -> str:
+        kept = f"the weights of step {self.step} are kept in {self.out}"
         return (
-            f"the {what} is not finite at step {self.step + 1}; the weights of step {self.step} "
-            f"are kept in {self.out}. Allowed are finite ones: lower the learning rate, or go on "
-            "from there with bf16 in place of fp16"
+            f"the {what} is not finite at step {self.step + 1}; "
+            f"{kept if self.step else 'nothing was trained yet'}. Allowed are finite ones: lower "
+            "the learning rate, or go on from there with bf16 in place of fp16"
         )
 
     # Before the first step
@@ -333,7 +338,21 @@ class Trainer:
                     f"{name} is {new[name]!r}, and the run in {self.out} began with {old[name]!r}; "
                     f"allowed to change are {', '.join(FREE)}; or take another folder"
                 )
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # what a damaged file makes torch raise is of many kinds
+            reason = str(error).splitlines()[0][:120]
+            raise ValueError(
+                f"{path} cannot be read ({reason}); allowed is a whole checkpoint, or another "
+                "folder to begin anew"
+            ) from None
+        for name, value in self._identity().items():
+            began = state.get("run", {}).get(name, value)
+            if began != value:
+                raise ValueError(
+                    f"{name} is {value!r}, and the run in {self.out} began with {began!r}; allowed "
+                    "is the same, or another folder"
+                )
         self.adapter.load(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -354,11 +373,37 @@ class Trainer:
             "adapter": self.adapter.state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "run": self._identity(),
         }
+        self.adapter.save(self.out)  # first: what has a checkpoint has its LoRA
         unfinished = self.out / "unfinished-checkpoint.pt"
         torch.save(state, unfinished)
         os.replace(unfinished, self.out / "checkpoint.pt")
-        self.adapter.save(self.out)
+
+    def _identity(self) -> dict[str, str]:
+        """What makes a run this one, besides its settings."""
+
+        def digest(value: Any) -> str:
+            return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
+
+        def word(reward: Any) -> str:
+            return getattr(reward, "text", getattr(reward, "__name__", type(reward).__name__))
+
+        parts = parts_of(self.pipe)
+        network = next(parts[name] for name in DENOISERS if name in parts)
+        scheduler = parts["scheduler"]
+        plain = {
+            name: value
+            for name, value in dict(network.config).items()
+            if not name.startswith("_") and isinstance(value, (str, int, float, list, tuple))
+        }
+        return {
+            "reward": word(self.reward),
+            "prompts": digest(self.prompts),
+            "unseen prompts": digest(self.unseen),
+            "model": f"{type(network).__name__} {digest(plain)}",
+            "scheduler": type(scheduler).__name__,
+        }
 
 
 def noise(seed: int, like: Tensor) -> Tensor:

@@ -23,7 +23,13 @@ def check_reward(reward: Reward, images: Tensor, prompts: Sequence[str]) -> None
     who = f"reward {getattr(reward, '__name__', type(reward).__name__)}"
     images = images.detach().requires_grad_()
     with torch.enable_grad():
-        scores = reward(images, list(prompts))
+        try:
+            scores = reward(images, list(prompts))
+        except TypeError as error:
+            raise ValueError(
+                f"{who} cannot be called as reward(images, prompts): {error}; allowed is a "
+                "function of both"
+            ) from None
     what = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if what != (len(images),):
         raise ValueError(

@@ -70,9 +70,10 @@ def parse_reward(text: str, *, judges: bool = False) -> nn.Module:
             raise ValueError(f"reward has the weight {match[1]!r}; allowed is a number") from None
         parts.append((weight, _make(match[2], match[3] or "", judges)))
     (weight, only), *others = parts
-    if weight == 1 and isinstance(only, nn.Module) and not others:
-        return only
-    return Weighted(parts)
+    single = weight == 1 and isinstance(only, nn.Module) and not others
+    reward: Any = only if single else Weighted(parts)
+    reward.text = text
+    return reward
 
 
 def _make(name: str, text: str, judges: bool) -> Callable[..., Tensor]:
