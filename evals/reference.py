@@ -191,7 +191,8 @@ def _numbers(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
         raise pickle.UnpicklingError("it has an array that is not of bytes and a dtype")
     sizes = tuple(int(size) for size in shape)
-    return np.frombuffer(bytes(data), dtype.plain).reshape(sizes, order=str(order))
+    flat = np.frombuffer(bytes(data), dtype.plain)
+    return flat.reshape(sizes, order="F" if order == "F" else "C")
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, *_: object) -> _Array:
