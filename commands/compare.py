@@ -13,7 +13,7 @@ from ..evals.metrics import ALIASES, METRICS
 from ..evals.processes import Processes
 from ..evals.report import write_report
 from ..evals.tables import markdown, write_tables
-from ..guidance import CFG, Constant, Guider
+from ..guidance import CFG, Constant, Gate, Guider
 from ..pipelines.parse import UNGUIDED, parse_guider
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
@@ -49,6 +49,9 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     given = vars(args)
     methods = [method_of(text) for text in args.guider or GUIDERS]
+    labels = [method.label for method in methods]
+    if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
+        raise ValueError(f"guider is {twice[0]!r} twice; allowed is each name once")
     scales = scales_of(args.scales)
     plan = plan_of(given, CFG(1))
     emoji = plan.settings.model == "emoji"
@@ -84,10 +87,15 @@ def method_of(text: str) -> Method:
     try:
         parse_guider(text, 2.0)
     except ValueError:  # it says its scale itself
-        when = own.terms[0].when
-        return Method(
-            text, lambda scale: own, fixed=when.scale if isinstance(when, Constant) else 0
-        )
+        when: Any = own.terms[0].when
+        while isinstance(when, Gate):
+            when = when.scale
+        if not isinstance(when, Constant):
+            raise ValueError(
+                f"guider is {text!r}, whose scale changes by itself; allowed to compare are "
+                "guiders of one number, such as cfg+interval(0.3,5) at every scale"
+            ) from None
+        return Method(text, lambda scale: own, fixed=when.scale)
     return Method(text, lambda scale: parse_guider(text, scale))
 
 

@@ -17,7 +17,8 @@ then called as the first function is::
 
 The scheduler is one of Diffusers', or ``EDM``. Every image may have a generator of its own, so that
 it is the same in any batch. ``grad=True`` keeps the graph through all steps. A consumer may assign
-to ``point.x``: the run goes on from there.
+to ``point.x``: the run goes on from there (but not with UniPC and EVODiff, which
+keep an x of their own).
 """
 
 from __future__ import annotations
