@@ -134,7 +134,7 @@ class Gallery:
     """Pictures that somebody else has drawn: all those in a folder, by name.
 
     Attributes:
-        digest: SHA-256 of their names and sizes, 16 digits of it.
+        digest: SHA-256 of their names and contents, 16 digits of it.
     """
 
     keep = True
@@ -144,8 +144,11 @@ class Gallery:
         if count > len(files):
             raise ValueError(f"{folder} holds {len(files)} pictures; needed are {count}")
         self._files = files[: count or len(files)]
-        names = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size}" for p in self._files)
-        self.digest = hashlib.sha256(names.encode()).hexdigest()[:16]
+        whole = hashlib.sha256()
+        for path in self._files:
+            whole.update(f"{path.relative_to(folder)}\n".encode())
+            whole.update(hashlib.sha256(path.read_bytes()).digest())
+        self.digest = whole.hexdigest()[:16]
         self.count, self.batch_size = len(self._files), batch_size
         self.batches = math.ceil(self.count / batch_size)
         self.folder, self.drawn, self.evaluated, self.seconds = folder, 0, 0, 0.0

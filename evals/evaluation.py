@@ -11,7 +11,7 @@ import torch
 from .drawing import Drawing, Gallery
 from .figures import Figure
 from .files import claim, sweep
-from .manifest import Request, model_facts, write_manifest
+from .manifest import Request, files_digest, model_facts, write_manifest
 from .measure import Judges, measure
 from .metrics import NEIGHBOURS, Wanted, hits, parse_metrics, scores
 from .processes import Processes
@@ -58,7 +58,12 @@ def evaluate(
         assert prompts is not None
         if processes.first:
             sweep(out)
-            digests = {"prompts_sha256": prompts.digest, "model_sha256": model["sha256"]}
+            digests = {
+                "prompts_sha256": prompts.digest,
+                "model_sha256": model["sha256"],
+                "scheduler_sha256": model["scheduler_sha256"],
+                "files_sha256": files_digest(request.plan.guider),
+            }
             request.plan.claim(out, digests)
         processes.wait()
         source = Drawing(request.plan, prompts, request.count, out, load, request.keep)
@@ -107,6 +112,8 @@ def _check(request: Request, wanted: Sequence[Wanted], prompts: Prompts | None) 
             )
         if family == "similarity" and not request.baseline:
             raise ValueError(f"metrics has {one.key!r}; allowed with a baseline of the same seeds")
+        if family == "similarity" and request.plan and not request.keep:
+            raise ValueError(f"metrics has {one.key!r}; allowed where pictures are kept")
 
 
 def _check_networks(wanted: Sequence[Wanted], judges: Judges, prompts: Prompts | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..guidance import Guider
 from .drawing import Drawing, Gallery
 from .figures import Figure
 from .files import read_json, write, write_json
@@ -96,9 +99,24 @@ def model_facts(pipe: Any) -> dict[str, Any]:
         "pipeline": type(pipe).__name__,
         "scheduler": type(pipe.scheduler).__name__,
         "sha256": weights_digest(modules),
+        "scheduler_sha256": _digest(dict(pipe.scheduler.config)),
         "precision": str(getattr(network, "dtype", "")).removeprefix("torch."),
         "device": device_name(pipe.device),
     }
+
+
+def _digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def files_digest(guider: Guider) -> str:
+    """SHA-256 of the files that a guider names, 16 digits of it; "" where it names none."""
+    named = [getattr(term.reference, "coefficients", None) for term in guider.terms]
+    paths = [Path(name) for name in named if isinstance(name, str) and Path(name).is_file()]
+    if not paths:
+        return ""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def write_manifest(

@@ -124,8 +124,14 @@ def _npz(path: Path, source: str, network: Network) -> Reference:
     try:
         with np.load(path) as data:
             arrays = {name: data[name] for name in data.files if name in _kept(data.files)}
-    except BROKEN as error:
+    except (*BROKEN, TypeError) as error:
         raise ValueError(f"reference {path} cannot be read ({error})") from None
+    for name, value in arrays.items():
+        if value.dtype.kind not in "fiu" or (name == "count" and value.size != 1):
+            raise ValueError(
+                f"reference {path} has {name} of type {value.dtype} and shape {value.shape}; "
+                "allowed are numbers, and one count"
+            )
     features: Tensor | None = None
     if "features" in arrays:
         features = torch.from_numpy(np.asarray(arrays["features"])).float()
