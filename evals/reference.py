@@ -198,7 +198,7 @@ def _numbers(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
         raise pickle.UnpicklingError("it has an array that is not of bytes and a dtype")
     sizes = tuple(int(size) for size in shape)
     flat = np.frombuffer(bytes(data), dtype.plain)
-    return flat.reshape(sizes, order="F" if order == "F" else "C")
+    return flat.reshape(sizes, order="F" if order == "F" else "C").copy()
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, *_: object) -> _Array:

@@ -166,3 +166,17 @@ def test_a_network_that_gives_nan_or_the_wrong_shape_is_named(pictures):
     flat = Network("flat", lambda x: x)
     with pytest.raises(ValueError, match=r"flat gives \(2, 3, 32, 32\) for 2 pictures"):
         flat(pictures[:2])
+
+
+class _Made:
+    """Pickled as a call of ``numpy.ndarray`` with somebody's own bytes as pointers."""
+
+    def __reduce__(self):
+        return np.ndarray, ((4,), np.dtype("O"), b"A" * 32)
+
+
+def test_a_pkl_makes_no_objects_of_its_bytes(tmp_path):
+    for value in (_Made(), {"mu": _Made(), "sigma": _Made()}):
+        (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"emoji-clip": value}))
+        with pytest.raises(ValueError, match=r"bad\.pkl"):
+            load_reference(str(tmp_path / "bad.pkl"), load_network("emoji-clip"))
