@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from ..guidance import POSITIVE, Answers, Branch, Guided, Query, Step
@@ -113,8 +112,12 @@ def rewrap(template: Any, value: Tensor, named: bool = False) -> Any:
     """
     if isinstance(template, Tensor):
         return value
-    if template is None:  # the network was never asked: both ways of reading it work
-        return Transformer2DModelOutput(sample=value) if named else (value,)
+    if template is None and named:  # the network was never asked: both ways of reading it work
+        from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+        return Transformer2DModelOutput(sample=value)
+    if template is None:
+        return (value,)
     if isinstance(template, tuple):
         return (value, *template[1:])
     return type(template)(value)
