@@ -42,7 +42,7 @@ class Weighted(nn.Module):
         self.networks = nn.ModuleList(part for _, part in parts if isinstance(part, nn.Module))
 
     def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return sum(weight * part(images, prompts) for weight, part in self.parts)  # type: ignore
+        return sum(weight * part(images, prompts) for weight, part in self.parts)  # type: ignore[return-value]
 
 
 def parse_reward(text: str, *, judges: bool = False) -> nn.Module:
