@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from .. import models
@@ -19,19 +18,21 @@ def add(commands: Any) -> None:
         description="Say what a profile shows, and the command that acts on each.",
     )
     one.add_argument(
-        "profile", nargs="?", type=Path,
-        help="a file of `guiders profile` (default: the emoji model's at 20 steps)",
+        "profile", nargs="?", default="emoji-20",
+        help="a file of `guiders profile`, or one that ships: "
+        f"{', '.join(path.stem for path in models.profiles())} (default: emoji-20)",
     )  # fmt: skip
     one.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    profile = Profile.load(args.profile or models.profiles("emoji")[1])
+    shipped = {path.stem: path for path in models.profiles()}
+    profile = Profile.load(shipped.get(args.profile, args.profile))
     facts = profile.facts
     print(f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
           f"{facts['prompts']} prompts")  # fmt: skip
     flags = f"--model {facts['model']} --num-inference-steps {facts['num_inference_steps']}"
-    if args.profile:
+    if args.profile not in shipped:
         flags += f" --profile {args.profile}"
     for one in advise(profile):
         print()

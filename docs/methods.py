@@ -103,6 +103,8 @@ def guider_of(kind: type, made: object) -> guidance.Guider:
         return CFG(3, reference=made)
     if issubclass(kind, Gate):
         return CFG(kind(3.0))
+    if kind is guidance.Match:  # of CFG that is its scale
+        return made.guider
     return CFG(made) if issubclass(kind, Scale) else CFG(3) | made
 
 

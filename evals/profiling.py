@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import APG, CFG, Constant, Guider, Profile, Term, intents
+from ..guidance import APG, CFG, Constant, Guider, Negative, Profile, Term, intents
 from ..guidance.profile import Effect, Track
+from ..guidance.replay import View
 from ..guidance.types import Step
 from ..pipelines.generate import Settings
 from ..pipelines.profiles import name_of
+from ..pipelines.settle import foreseen
 from .effects import Watch, effect, runs
 from .tracks import Recorder, draw, facts_of
 
@@ -24,6 +27,7 @@ GROUPS = 5  # of evaluations, whose effect is measured
 LEAST = 8  # prompts
 QUARTER = 4  # of the prompts is drawn with APG
 PILOTS = 2  # of a quarter of those find its scale
+NEAR = (0.6, 1.6)  # how strong it then must be, in parts of the CFG
 STRONGEST = 50.0
 
 
@@ -83,6 +87,10 @@ def measure(
         for number, prompt in enumerate(prompts)
     ]
     work = _Work(pipe, jobs, batch_size, quiet)
+    if before is not None:
+        work.steps, latents = foreseen(pipe, jobs[0])
+        work.latents = tuple(latents or before.facts["latents"])
+        _check_same(before, work)
     found = before
     for scale in [s for s in scales if before is None or s not in before.scales]:
         tracks, seen = work.at(scale)
@@ -100,28 +108,28 @@ def measure(
 def _more(
     found: Profile | None, work: _Work, tracks: list[Track], effects: list[Effect]
 ) -> Profile:
-    """A profile with more in it.
-
-    Raises:
-        ValueError: it is of something else.
-    """
-    facts = work.facts()
+    """A profile with more in it."""
     if found is not None:
-        if wrong := [name for name in facts if found.facts.get(name) != facts[name]]:
-            there, name = found.facts.get(wrong[0]), wrong[0]
-            raise ValueError(
-                f"profile: {name} is {facts[name]!r}; allowed to add to this one is {there!r}"
-            )
-        found.check(work.steps)
         tracks, effects = [*found.tracks, *tracks], [*found.effects, *effects]
     return Profile(
-        facts,
+        work.facts(),
         [step.sigma for step in work.steps],
         [step.stage for step in work.steps],
         tracks,
         sorted(effects, key=lambda one: one.scale),
         max(work.cost, found.cost if found else 0.0),
     )
+
+
+def _check_same(before: Profile, work: _Work) -> None:
+    """Before anything is drawn: is a profile of what is to be drawn?"""
+    for name, value in work.facts().items():
+        there = before.facts.get(name)
+        if value != there:
+            raise ValueError(
+                f"profile: {name} is {value!r}; allowed to add to this one is {there!r}"
+            )
+    before.check(work.steps)
 
 
 def _check(
@@ -173,16 +181,16 @@ class _Work:
             watch = Watch(groups, few)
             track, full = self._walk(CFG(scale), count, watch)
             plain = self._evaluations
-            own = scale
-            for _ in range(PILOTS):
-                found, _ = self._walk(APG(own), pilot)
-                strength = max((found.effective - 1) / (own - 1), 0.02)
-                own = min(1 + (scale - 1) / strength, STRONGEST)
-            beside, _ = self._walk(APG(own), side)
+            view = View(track, self.steps, [s.stage for s in self.steps], math.prod(self.latents))
+            radius, own = view.radius(0.9, APG().momentum, Negative()), scale
+            for number in (*[pilot] * PILOTS, side):
+                beside, _ = self._walk(APG(own, rescale_rms=radius), number)
+                done = (beside.effective - 1) / (scale - 1)
+                own = 1 + (own - 1) / max(done, 0.1)
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
         seen.x0 = watch.colours(self._pipe, self._jobs[0])
         self.cost = max(self.cost, self._evaluations / plain)
-        return [track, beside], seen
+        return [track, beside] if NEAR[0] < done < NEAR[1] else [track], seen
 
     def others(self, guiders: Sequence[Term]) -> list[Track]:
         """The tracks of further guiders."""
@@ -202,10 +210,10 @@ class _Work:
             "scheduler": type(pipe.scheduler).__name__,
             "num_inference_steps": first.num_inference_steps,
             "latents": list(self.latents),
-            "prompts": len(self._jobs),
-            "prompts_sha256": hashlib.sha256(texts.encode()).hexdigest()[:16],
             "seed": first.seed,
             "negative_prompt": first.negative_prompt,
+            "prompts": len(self._jobs),
+            "prompts_sha256": hashlib.sha256(texts.encode()).hexdigest()[:16],
         }
 
     def _progress(self, title: str, total: int) -> Any:

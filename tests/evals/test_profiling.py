@@ -35,7 +35,12 @@ def test_what_it_has(known):
     assert known.scales == [3, 6]
     assert known.facts["latents"] == [4, 8, 8]
     assert known.facts["pipeline"] == "StableDiffusionPipeline"
-    assert [track.guider["type"] for track in known.tracks] == ["CFG", "APG"] * 2
+    kinds = [track.guider["type"] for track in known.tracks]
+    assert kinds.count("CFG") == 2
+    assert 1 <= kinds.count("APG") <= 2  # where it came near the CFG
+    for track in known.tracks:
+        asked = track.guider["scale"] if track.guider["type"] == "CFG" else known.scales[0]
+        assert track.effective - 1 == pytest.approx(asked - 1, rel=0.6)
     for track in known.tracks:
         assert track.references == [NEGATIVE_KEY]
         gap = track.gaps[0]
@@ -95,9 +100,8 @@ def test_it_is_added_to(sd, known, tmp_path):
         batch_size=8, quiet=True, before=first,
     )  # fmt: skip
     assert both.scales == [3, 6]
-    assert both.tracks[:2] == first.tracks
-    assert len(both.tracks) == 5
-    assert both.tracks[4].gaps[1].size.abs().max() == 0  # the weak model is no other
+    assert both.tracks[: len(first.tracks)] == first.tracks
+    assert both.tracks[-1].gaps[1].size.abs().max() == 0  # the weak model is no other
     both.save(tmp_path / "p.json")
     assert Profile.load(tmp_path / "p.json").scales == [3, 6]
     for change, words in (
@@ -132,7 +136,7 @@ def sdxl():
     return tiny.sdxl("euler")
 
 
-GUIDER = APG(Adaptive(Match(4), save=0.2), rescale="p75") + CFG(Interval(2, keep=0.7))
+GUIDER = APG(Adaptive(Match(4), save=0.2), momentum=0, rescale="p75") + CFG(Interval(2, keep=0.7))
 
 
 def test_the_same_json_keeps_its_promise_on_another_model(sdxl, tmp_path):
@@ -153,7 +157,7 @@ def test_the_same_json_keeps_its_promise_on_another_model(sdxl, tmp_path):
     with guided(sdxl, CFG(Adaptive(4, save=0.2)), quiet=True, profile=known) as run:
         sample(sdxl, jobs, output_type="latent")
     assert 1 - run.nfe / 20 == pytest.approx(0.2, abs=0.06)
-    with guided(sdxl, APG(Match(4)), quiet=True, diagnose=True, profile=known) as run:
+    with guided(sdxl, APG(Match(4), momentum=0), quiet=True, diagnose=True, profile=known) as run:
         sample(sdxl, jobs, output_type="latent")
     scales = [r.diagnosis.effective_scale for r in run.records]
     assert sum(map(sum, scales)) / 240 == pytest.approx(4, rel=0.05)
