@@ -12,7 +12,7 @@ from .manifest import Request
 from .manifolds import neighbours
 from .networks import Network, load_network
 from .plan import Plan
-from .profiling import measure, profile
+from .profiling import profile
 from .prompts import Prompts, load_prompts
 from .reference import Reference, load_reference
 
@@ -20,5 +20,5 @@ __all__ = [
     "Estimate", "Figure", "Method", "Moments", "Network", "Plan", "Prompts", "Reference",
     "Request", "Streamed", "bootstrap", "clipped", "cmmd", "compare", "contrast", "evaluate",
     "frechet_distance", "image_features", "kid", "load_network", "load_prompts",
-    "load_reference", "measure", "neighbours", "profile", "saturation", "text_features",
+    "load_reference", "neighbours", "profile", "saturation", "text_features",
 ]  # fmt: skip
