@@ -1,0 +1,197 @@
+"""Optuna asked for settings, told their figures: the search itself, whatever is drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..guidance import Guider
+from ..guidance.denoiser import NotFinite
+from ..pipelines.ranges import Space
+from .bootstrap import Estimate
+from .figures import Figure
+from .goals import Goal
+
+REFUSED_IN_A_ROW = 100
+Measure = Callable[[Guider], tuple[Figure, float]]
+"""A guider's figure, and its evaluations per image."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were drawn.
+
+    Attributes:
+        number: of the trial, from 0 in the order in which they were drawn.
+        values: of the ranges, in order.
+        loss: the figure as something that is better the lower it is.
+    """
+
+    number: int
+    values: tuple[float, ...]
+    estimate: Estimate
+    loss: float
+    nfe: float
+
+
+def search(
+    space: Space,
+    goal: Goal,
+    measure: Measure,
+    budget: int,
+    journal: Path,
+    seed: int = 0,
+    after: Callable[[list[Trial], list[str]], Any] = lambda trials, refused: None,
+) -> list[Trial]:
+    """Ask optuna for settings and tell it their figures, until ``budget`` trials are drawn.
+
+    The journal is all the memory there is: the same one leads to the same next trial.
+
+    Args:
+        after: called with the trials so far and why others were refused, at first and after each.
+
+    Raises:
+        ValueError: the journal cannot be read, or too many combinations in a row are refused.
+    """
+    optuna = load_optuna()
+    study = _study(journal)
+    starts = _starts(space, seed)
+    spans = {
+        one.name: optuna.distributions.IntDistribution(int(one.low), int(one.high))
+        if one.whole
+        else optuna.distributions.FloatDistribution(one.low, one.high)
+        for one in space.ranges
+    }
+    states = optuna.trial.TrialState
+    for trial in study.get_trials(states=(states.RUNNING,)):  # of a run that was killed
+        study.tell(trial.number, state=states.FAIL)
+    with tqdm(total=budget, desc="trials", unit="trial", disable=None) as bar:
+        while True:
+            past = study.get_trials(states=(states.COMPLETE, states.PRUNED))
+            drawn, refused = _read(past)
+            after(drawn, refused)
+            if drawn:
+                best = min(drawn, key=lambda one: one.loss)
+                bar.set_postfix_str(f"best {goal.one.key} {best.estimate.value:.4g}")
+            bar.update(len(drawn) - bar.n)
+            if len(drawn) >= budget:
+                return drawn
+            if len(past) >= REFUSED_IN_A_ROW and not any(
+                one.state == states.COMPLETE for one in past[-REFUSED_IN_A_ROW:]
+            ):
+                raise ValueError(
+                    f"guider is {space.text!r}, of which {REFUSED_IN_A_ROW} combinations in a row "
+                    f"were refused, the last one because: {refused[-1]}"
+                )
+            study.sampler = _sampler(past, len(space.ranges), seed)
+            start = starts[len(past)] if len(past) < len(starts) else None
+            if start is not None and not study.get_trials(states=(states.WAITING,)):
+                study.enqueue_trial(dict(zip(space.names, start, strict=True)))
+            trial = study.ask(spans)
+            values = start or [r.rounded(trial.params[r.name]) for r in space.ranges]
+            trial.set_user_attr("values", values)
+            try:
+                figure, nfe = measure(space.at(values))
+                if not math.isfinite(figure.value):
+                    raise NotFinite(f"{goal.one.key} is {figure.value}")
+            except (NotFinite, ValueError) as error:
+                if isinstance(error, ValueError) and _allowed(space, values):
+                    raise  # not the settings, but the request
+                trial.set_user_attr("refused", str(error))
+                study.tell(trial, state=states.PRUNED)
+                continue
+            ends = [None if math.isnan(end) else float(end) for end in figure.estimate[1:]]
+            trial.set_user_attr("figure", [float(figure.value), *ends, float(nfe)])
+            study.tell(trial, float(goal.loss(figure).value))
+
+
+def _allowed(space: Space, values: Sequence[float]) -> bool:
+    try:
+        space.at(values)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(past: Sequence[Any]) -> tuple[list[Trial], list[str]]:
+    """What optuna's trials say: those that were drawn, and why others were not."""
+    drawn: list[Trial] = []
+    refused = []
+    for one in past:
+        kept = one.user_attrs
+        if "figure" not in kept:
+            refused.append(kept["refused"])
+            continue
+        value, low, high, nfe = (math.nan if x is None else x for x in kept["figure"])
+        drawn.append(
+            Trial(len(drawn), tuple(kept["values"]), Estimate(value, low, high), one.value, nfe)
+        )
+    return drawn, refused
+
+
+def _starts(space: Space, seed: int) -> list[list[float]]:
+    """The settings that are tried first: the defaults, the middles, and some far from each other.
+
+    Two for each range, by Halton's sequence, are enough for a Gaussian process to begin with.
+    """
+    from scipy.stats import qmc
+
+    ranges = space.ranges
+    spread = qmc.Halton(len(ranges), rng=seed).random(2 * len(ranges))
+    points = [
+        [r.rounded(r.low + share * (r.high - r.low)) for r, share in zip(ranges, row, strict=True)]
+        for row in spread.tolist()
+    ]
+    found: list[list[float]] = []
+    for values in (space.start, [one.middle for one in ranges], *points):
+        if values not in found:
+            found.append(values)
+    return found
+
+
+def _sampler(past: Sequence[Any], ranges: int, seed: int) -> Any:
+    """What suggests the next trial: a new one each time, so that all it knows is the journal.
+
+    A Gaussian process with its noise fitted: optuna's own table recommends it for the fewest
+    trials, settings here are numbers whose figures change smoothly, and TPE wants a hundred. Of
+    refused combinations it learns nothing, however, and would suggest them again; TPE takes them
+    for bad ones, so the trial after one is its.
+    """
+    optuna = load_optuna()
+    number = (1000 * seed + len(past)) % 2**32
+    if past and past[-1].state == optuna.trial.TrialState.PRUNED:
+        return optuna.samplers.TPESampler(seed=number, n_startup_trials=2 * ranges)
+    return optuna.samplers.GPSampler(seed=number, n_startup_trials=2 * ranges)
+
+
+def _study(journal: Path) -> Any:
+    optuna = load_optuna()
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        return optuna.create_study(storage=storage, study_name="tune", load_if_exists=True)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{journal} cannot be read ({type(error).__name__}: {error}); allowed is the journal "
+            "of a search, or none"
+        ) from None
+
+
+def load_optuna() -> Any:
+    try:
+        import optuna
+        import scipy  # noqa: F401, which the Gaussian process needs
+    except ImportError as error:
+        raise RuntimeError(
+            f"{error.name} is not installed; `pip install 'guiders[tune]'` gets it"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
