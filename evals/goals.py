@@ -164,10 +164,10 @@ def _reason(one: Wanted) -> str:
 
 def _scores(text: str) -> Callable[..., Any]:
     """A reward, or a function of one's own."""
-    from ..pipelines.rewards import NAMES, parse_reward
+    from ..pipelines.rewards import NAMES, Weighted, parse_reward
 
     try:
-        return parse_reward(text)
+        reward = parse_reward(text)
     except ValueError as error:
         if ":" in text or "(" in text or "+" in text or "*" in text or text in NAMES:
             raise ValueError(f"metric is {text!r}: {error}") from None
@@ -176,3 +176,6 @@ def _scores(text: str) -> Callable[..., Any]:
         raise ValueError(
             f"metric is {text!r}; allowed is one of {allowed}, or module:function"
         ) from None
+    if isinstance(reward, Weighted) and [weight for weight, _ in reward.parts] == [1]:
+        return reward.parts[0][1]  # a function may also give a list, or an array of numpy
+    return reward

@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ..guidance import Guider
-from ..guidance.denoiser import NotFinite
+from ..guidance.denoiser import NotFiniteError
 from ..pipelines.ranges import Space
 from .bootstrap import Estimate
 from .figures import Figure
+from .files import write
 from .goals import Goal
 
 REFUSED_IN_A_ROW = 100
@@ -30,7 +31,7 @@ class Trial:
     Attributes:
         number: of the trial, from 0 in the order in which they were drawn.
         values: of the ranges, in order.
-        loss: the figure as something that is better the lower it is.
+        loss: what the search lowers, by which trials are ranked.
     """
 
     number: int
@@ -71,7 +72,8 @@ def search(
     states = optuna.trial.TrialState
     for trial in study.get_trials(states=(states.RUNNING,)):  # of a run that was killed
         study.tell(trial.number, state=states.FAIL)
-    with tqdm(total=budget, desc="trials", unit="trial", disable=None) as bar:
+    done = min(budget, len(study.get_trials(states=(states.COMPLETE,))))
+    with tqdm(total=budget, initial=done, desc="trials", unit="trial", disable=None) as bar:
         while True:
             past = study.get_trials(states=(states.COMPLETE, states.PRUNED))
             drawn, refused = _read(past)
@@ -99,8 +101,8 @@ def search(
             try:
                 figure, nfe = measure(space.at(values))
                 if not math.isfinite(figure.value):
-                    raise NotFinite(f"{goal.one.key} is {figure.value}")
-            except (NotFinite, ValueError) as error:
+                    raise NotFiniteError(f"{goal.one.key} is {figure.value}")
+            except (NotFiniteError, ValueError) as error:
                 if isinstance(error, ValueError) and _allowed(space, values):
                     raise  # not the settings, but the request
                 trial.set_user_attr("refused", str(error))
@@ -108,7 +110,9 @@ def search(
                 continue
             ends = [None if math.isnan(end) else float(end) for end in figure.estimate[1:]]
             trial.set_user_attr("figure", [float(figure.value), *ends, float(nfe)])
-            study.tell(trial, float(goal.loss(figure).value))
+            loss = float(goal.loss(figure).value)
+            # The distance to a target has a kink there, its square has none, and ranks the same.
+            study.tell(trial, loss if goal.target is None else loss**2)
 
 
 def _allowed(space: Space, values: Sequence[float]) -> bool:
@@ -175,6 +179,9 @@ def _study(journal: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    if journal.exists() and not (data := journal.read_bytes()).endswith(b"\n"):
+        whole = data[: data.rfind(b"\n") + 1]  # a full disk tore the last line
+        write(journal, lambda file: file.write(whole))
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         return optuna.create_study(storage=storage, study_name="tune", load_if_exists=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..guidance import Guider
 from ..pipelines.ranges import Space, parse_space
 from . import figures
@@ -130,6 +132,8 @@ def tune(
     check_request(request, wanted, prompts)
     judges = Judges.load(wanted, request.reference, processes)
     check_networks(wanted, judges, prompts)
+    if isinstance(goal.score, torch.nn.Module):
+        goal.score.to(processes.device or "cpu")
     model = model_facts(load())
     facts = {
         "guider": space.text, "metric": goal.one.key, "direction": goal.direction,

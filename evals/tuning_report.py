@@ -40,16 +40,18 @@ def facts(tuning: Tuning) -> str:
     settings, goal = plan.settings, tuning.goal
     parts = [
         f"searched by {goal.one.title}, {goal.words}",
-        f"{len(tuning.trials)} of {tuning.budget} trials",
+        f"{len(tuning.trials)} trials",
         f"{request.count} pictures of {settings.num_inference_steps} steps each",
         f"prompts {plan.prompts}",
         f"seeds {settings.seed} to {settings.seed + request.count - 1}",
         f"scheduler {settings.scheduler or tuning.model['scheduler']}",
         f"{tuning.model['precision']} on {tuning.model['device']}",
     ]
+    if len(tuning.trials) < tuning.budget:
+        parts[1] = f"{len(tuning.trials)} of {tuning.budget} trials so far"
     if tuning.refused:
         parts.append(f"{len(tuning.refused)} combinations were refused")
-    if request.reference:
+    if goal.one.metric.family == "set":
         parts.append(f"real pictures: {request.reference}")
     if all(one.default is None for one in tuning.space.ranges):
         parts.append("the search began in the middle")
@@ -83,6 +85,13 @@ def verdict(tuning: Tuning) -> tuple[str, str]:
         f"{plain(best.estimate.value)} ({settings(tuning, best)}), the best of "
         f"{len(tuning.trials)}"
     )
+    ends = [
+        one.name
+        for one, value in zip(tuning.space.ranges, best.values, strict=True)
+        if value in (one.low, one.high)
+    ]
+    if ends:
+        story += f", with {' and '.join(ends)} at an end of what was searched"
     check = tuning.check
     if check is None:
         return "Not checked yet.", f"{story}, which chance flatters."
@@ -204,7 +213,7 @@ def _charts(tuning: Tuning) -> str:
     ]
     panels.append(("trial", [float(trial.number) for trial in tuning.trials]))
     figures = "".join(
-        f"<figure><figcaption>over {html.escape(name)}</figcaption>"
+        f"<figure><figcaption>{html.escape(name)}</figcaption>"
         f"{chart(_dots(tuning, across), name, tuning.goal.one.metric.title)}</figure>"
         for name, across in panels
     )

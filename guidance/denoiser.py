@@ -29,7 +29,7 @@ from .types import (
 )
 
 
-class NotFinite(RuntimeError):
+class NotFiniteError(RuntimeError):
     """A prediction has NaN or infinite numbers."""
 
 
@@ -163,7 +163,7 @@ class Denoiser:
             x: the latents (B, ...), where they are known already; acceleration looks at them.
 
         Raises:
-            NotFinite: the evaluation before gave a number that is not finite.
+            NotFiniteError: the evaluation before gave a number that is not finite.
         """
         self.finish()
         self._number += step.stage == 0 or self._number < 0
@@ -368,7 +368,7 @@ class Denoiser:
         That is done an evaluation late, so that a GPU need not wait; call it after the last one.
 
         Raises:
-            NotFinite: one of them is not finite; it names the step and what gave it.
+            NotFiniteError: one of them is not finite; it names the step and what gave it.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -377,7 +377,7 @@ class Denoiser:
         finite = torch.stack([good for _, good in checks]).tolist()
         for (what, _), good in zip(checks, finite, strict=True):
             if not good:
-                raise NotFinite(
+                raise NotFiniteError(
                     f"{what} at step {step.index} (sigma {step.sigma:.4g}) has NaN or infinite "
                     "numbers; the run is stopped"
                 )
