@@ -19,7 +19,7 @@ from .figures import Figure
 from .files import write
 from .goals import Goal
 
-REFUSED_IN_A_ROW = 100
+IN_A_ROW = 100  # suggestions that are refused, or were drawn already: then it ends
 Measure = Callable[[Guider], tuple[Figure, float]]
 """A guider's figure, and its evaluations per image."""
 
@@ -57,47 +57,36 @@ def search(
     Args:
         after: called with the trials so far and why others were refused, at first and after each.
 
+    Returns:
+        The trials; fewer where there is nothing else to draw.
+
     Raises:
         ValueError: the journal cannot be read, or too many combinations in a row are refused.
     """
-    optuna = load_optuna()
-    study = _study(journal)
-    starts = _starts(space, seed)
-    spans = {
-        one.name: optuna.distributions.IntDistribution(int(one.low), int(one.high))
-        if one.whole
-        else optuna.distributions.FloatDistribution(one.low, one.high)
-        for one in space.ranges
-    }
-    states = optuna.trial.TrialState
-    for trial in study.get_trials(states=(states.RUNNING,)):  # of a run that was killed
-        study.tell(trial.number, state=states.FAIL)
+    study, states = _study(journal), load_optuna().trial.TrialState
+    starts, seen = _starts(space, seed), (states.COMPLETE, states.PRUNED)
     done = min(budget, len(study.get_trials(states=(states.COMPLETE,))))
     with tqdm(total=budget, initial=done, desc="trials", unit="trial", disable=None) as bar:
         while True:
-            past = study.get_trials(states=(states.COMPLETE, states.PRUNED))
+            past = study.get_trials(states=seen)
             drawn, refused = _read(past)
             after(drawn, refused)
             if drawn:
                 best = min(drawn, key=lambda one: one.loss)
                 bar.set_postfix_str(f"best {goal.one.key} {best.estimate.value:.4g}")
             bar.update(len(drawn) - bar.n)
-            if len(drawn) >= budget:
+            stuck = len(past) >= IN_A_ROW and all(t.value is None for t in past[-IN_A_ROW:])
+            if len(drawn) >= budget or (drawn and stuck):
                 return drawn
-            if len(past) >= REFUSED_IN_A_ROW and not any(
-                one.state == states.COMPLETE for one in past[-REFUSED_IN_A_ROW:]
-            ):
+            if stuck:
                 raise ValueError(
-                    f"guider is {space.text!r}, of which {REFUSED_IN_A_ROW} combinations in a row "
-                    f"were refused, the last one because: {refused[-1]}"
+                    f"guider is {space.text!r}, of which {IN_A_ROW} combinations in a row were "
+                    f"refused, the last one because: {refused[-1]}"
                 )
-            study.sampler = _sampler(past, len(space.ranges), seed)
-            start = starts[len(past)] if len(past) < len(starts) else None
-            if start is not None and not study.get_trials(states=(states.WAITING,)):
-                study.enqueue_trial(dict(zip(space.names, start, strict=True)))
-            trial = study.ask(spans)
-            values = start or [r.rounded(trial.params[r.name]) for r in space.ranges]
-            trial.set_user_attr("values", values)
+            trial, values = _ask(study, space, starts, past, seed)
+            if tuple(values) in {one.values for one in drawn}:
+                study.tell(trial, state=states.PRUNED)  # its figure is known
+                continue
             try:
                 figure, nfe = measure(space.at(values))
                 if not math.isfinite(figure.value):
@@ -115,6 +104,27 @@ def search(
             study.tell(trial, loss if goal.target is None else loss**2)
 
 
+def _ask(
+    study: Any, space: Space, starts: Sequence[list[float]], past: Sequence[Any], seed: int
+) -> tuple[Any, list[float]]:
+    """The next trial and its settings: those of the starts, and then what optuna suggests."""
+    kinds, states = load_optuna().distributions, load_optuna().trial.TrialState
+    spans = {
+        one.name: kinds.IntDistribution(int(one.low), int(one.high))
+        if one.whole
+        else kinds.FloatDistribution(one.low, one.high)
+        for one in space.ranges
+    }
+    study.sampler = _sampler(past, len(space.ranges), seed)
+    start = starts[len(past)] if len(past) < len(starts) else None
+    if start is not None and not study.get_trials(states=(states.WAITING,)):
+        study.enqueue_trial(dict(zip(space.names, start, strict=True)))
+    trial = study.ask(spans)
+    values = start or [one.rounded(trial.params[one.name]) for one in space.ranges]
+    trial.set_user_attr("values", values)
+    return trial, values
+
+
 def _allowed(space: Space, values: Sequence[float]) -> bool:
     try:
         space.at(values)
@@ -130,7 +140,7 @@ def _read(past: Sequence[Any]) -> tuple[list[Trial], list[str]]:
     for one in past:
         kept = one.user_attrs
         if "figure" not in kept:
-            refused.append(kept["refused"])
+            refused += [kept["refused"]] if "refused" in kept else []
             continue
         value, low, high, nfe = (math.nan if x is None else x for x in kept["figure"])
         drawn.append(
@@ -164,8 +174,8 @@ def _sampler(past: Sequence[Any], ranges: int, seed: int) -> Any:
 
     A Gaussian process with its noise fitted: optuna's own table recommends it for the fewest
     trials, settings here are numbers whose figures change smoothly, and TPE wants a hundred. Of
-    refused combinations it learns nothing, however, and would suggest them again; TPE takes them
-    for bad ones, so the trial after one is its.
+    combinations that were refused, or drawn already, it learns nothing, however, and would suggest
+    them again; TPE takes them for bad ones, so the trial after one is its.
     """
     optuna = load_optuna()
     number = (1000 * seed + len(past)) % 2**32
@@ -184,12 +194,16 @@ def _study(journal: Path) -> Any:
         write(journal, lambda file: file.write(whole))
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
-        return optuna.create_study(storage=storage, study_name="tune", load_if_exists=True)
+        study = optuna.create_study(storage=storage, study_name="tune", load_if_exists=True)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{journal} cannot be read ({type(error).__name__}: {error}); allowed is the journal "
             "of a search, or none"
         ) from None
+    states = optuna.trial.TrialState
+    for trial in study.get_trials(states=(states.RUNNING,)):  # of a run that was killed
+        study.tell(trial.number, state=states.FAIL)
+    return study
 
 
 def load_optuna() -> Any:

@@ -48,7 +48,7 @@ def facts(tuning: Tuning) -> str:
         f"{tuning.model['precision']} on {tuning.model['device']}",
     ]
     if len(tuning.trials) < tuning.budget:
-        parts[1] = f"{len(tuning.trials)} of {tuning.budget} trials so far"
+        parts[1] = f"{len(tuning.trials)} of {tuning.budget} trials"
     if tuning.refused:
         parts.append(f"{len(tuning.refused)} combinations were refused")
     if goal.one.metric.family == "set":

@@ -40,8 +40,8 @@ class Range:
         return self.rounded((self.low + self.high) / 2)
 
     def rounded(self, value: float) -> float:
-        """To a thousandth of the range or less, so that people can read and write it."""
-        digits = 0 if self.whole else max(0, 3 - math.floor(math.log10(self.high - self.low)))
+        """To a hundredth of the range or less: finer than figures tell, and short to write."""
+        digits = 0 if self.whole else max(0, 2 - math.floor(math.log10(self.high - self.low)))
         return min(max(round(float(value), digits), self.low), self.high)
 
 

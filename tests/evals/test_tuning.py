@@ -39,14 +39,9 @@ def measure(figure, seen=None):
 
 
 @pytest.mark.parametrize(
-    ("goal", "figure", "best"),
-    [
-        (LOWER, bowl, 1.0),
-        (HIGHER, lambda guider: -bowl(guider), -1.0),
-        (NEAREST, lambda guider: 29 + bowl(guider), 30.0),  # it crosses nothing: least is best
-    ],
+    ("goal", "figure", "best"), [(LOWER, bowl, 1), (HIGHER, lambda guider: -bowl(guider), -1)]
 )
-def test_the_known_optimum_is_found_whichever_way_is_better(tmp_path, goal, figure, best):
+def test_a_known_optimum_is_found_whichever_way_is_better(tmp_path, goal, figure, best):
     trials = search(parse_space(BOWL), goal, measure(figure), 20, tmp_path / "j.log")
     assert len(trials) == 20
     found = min(trials, key=lambda trial: trial.loss)
@@ -57,7 +52,7 @@ def test_the_known_optimum_is_found_whichever_way_is_better(tmp_path, goal, figu
 def test_a_target_is_met_from_both_sides(tmp_path):
     goal, space = Goal(Wanted("saturation"), target=5.0), parse_space("cfg")
     trials = search(space, goal, measure(lambda g: g.when.scale), 10, tmp_path / "j.log")
-    assert min(trial.loss for trial in trials) < 0.05
+    assert min(trial.loss for trial in trials) < 0.02
 
 
 def test_it_begins_with_the_defaults_and_then_the_middle(tmp_path):
@@ -116,7 +111,8 @@ def test_what_is_refused_does_not_count_and_is_left(tmp_path):
     assert refused
     assert all("allowed is a number above low" in reason for reason in refused)
     assert min(trial.loss for trial in trials) < 1  # it lies near the edge
-    assert [len(drawn) + len(why) for drawn, why in told] == list(range(16 + len(refused) + 1))
+    assert [len(drawn) for drawn, _ in told] == sorted(len(drawn) for drawn, _ in told)
+    assert len({trial.values for trial in trials}) == 16
 
 
 def test_numbers_that_are_not_finite_are_refused_settings(tmp_path):
@@ -165,9 +161,9 @@ def test_a_torn_journal_is_gone_on_with(tmp_path, lost):
 def test_whole_numbers_stay_whole(tmp_path):
     space = parse_space("cfg(3)|zeroinit(0..9)")
     figure = measure(lambda guider: (guider.prepares[0].steps - 6) ** 2)
-    trials = search(space, LOWER, figure, 8, tmp_path / "j.log")
-    assert all(trial.values[0] == int(trial.values[0]) for trial in trials)
-    assert min(trial.loss for trial in trials) == 0
+    trials = search(space, LOWER, figure, 50, tmp_path / "j.log")
+    # each once, and then it ends
+    assert sorted(trial.values[0] for trial in trials) == list(range(10))
 
 
 @pytest.mark.parametrize(

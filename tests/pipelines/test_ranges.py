@@ -81,5 +81,5 @@ def test_rounding_stays_within_and_near(low, width, share):
     one, value = Range("", low, high), low + share * (high - low)
     rounded = one.rounded(min(value, high))
     assert low <= rounded <= high
-    assert abs(rounded - value) <= (high - low) / 1000 or abs(rounded - value) <= 0.5
+    assert abs(rounded - value) <= (high - low) / 100 or abs(rounded - value) <= 0.5
     assert one.rounded(rounded) == rounded
