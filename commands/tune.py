@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..evals.processes import Processes
 from ..evals.tuning import tune
 from ..evals.tuning_report import markdown, write_tuning
 from ..guidance import CFG
+from ..pipelines.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared
 from .settings import add_run, make_folder, pipeline_of
 
@@ -69,6 +71,14 @@ def run(args: argparse.Namespace) -> None:
         reference=args.reference or ("train" if plan.settings.model == "emoji" else ""),
         **shared(vars(args)),
     )  # fmt: skip
+    space = parse_space(args.guider)
+    if len(space.parts) == 1:
+        low, high = space.ranges[0].low, space.ranges[0].high
+        print(
+            f"guiders: guider {args.guider!r} has no range; its scale is searched, "
+            f"{low:g}..{high:g}",
+            file=sys.stderr,
+        )
     make_folder(args.out)
     processes = Processes(args.device)
     tuning = tune(

@@ -172,8 +172,8 @@ def _starts(space: Space, seed: int) -> list[list[float]]:
 def _sampler(past: Sequence[Any], ranges: int, seed: int) -> Any:
     """What suggests the next trial: a new one each time, so that all it knows is the journal.
 
-    A Gaussian process with its noise fitted: optuna's own table recommends it for the fewest
-    trials, settings here are numbers whose figures change smoothly, and TPE wants a hundred. Of
+    A Gaussian process whose noise is fitted as well: settings are a few numbers, over which figures
+    change smoothly, and trials are tens; optuna's table recommends TPE from a hundred on. Of
     combinations that were refused, or drawn already, it learns nothing, however, and would suggest
     them again; TPE takes them for bad ones, so the trial after one is its.
     """

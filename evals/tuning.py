@@ -46,6 +46,7 @@ class Check:
         verdict: ``holds``, ``within chance``, ``is worse``, or ``cannot be told`` where the
             figure has no interval.
         seeds: the first and the last.
+        new: how many of its prompts the search has not seen, either.
         folders: of the evaluations of the start and of the best.
     """
 
@@ -54,6 +55,7 @@ class Check:
     difference: Estimate
     verdict: str
     seeds: tuple[int, int]
+    new: int
     folders: tuple[Path, Path]
 
 
@@ -173,7 +175,10 @@ def tune(
     )  # fmt: skip
     if tuning.improved:
         unseen, rest = _unseen(request, prompts, out / "check")
-        tuning.check = _check(tuning, measured(unseen, rest, out / "check", "check"), unseen, out)
+        seen = {prompts[number] for number in range(request.count)}
+        new = sum(rest[number] not in seen for number in range(request.count))
+        measure = measured(unseen, rest, out / "check", "check")
+        tuning.check = _check(tuning, measure, unseen, new, out)
         after(tuning)
     return tuning
 
@@ -216,7 +221,7 @@ def _unseen(request: Request, prompts: Prompts, folder: Path) -> tuple[Request, 
     return other, found
 
 
-def _check(tuning: Tuning, measure: Measure, unseen: Request, out: Path) -> Check:
+def _check(tuning: Tuning, measure: Measure, unseen: Request, new: int, out: Path) -> Check:
     assert unseen.plan is not None
     goal, seed = tuning.goal, unseen.plan.settings.seed
     guiders = [tuning.guider(trial) for trial in (tuning.start, tuning.best)]
@@ -225,4 +230,4 @@ def _check(tuning: Tuning, measure: Measure, unseen: Request, out: Path) -> Chec
     shown = lost if goal.target is not None else best.minus(start)
     one, other = (folder_of(out / "check", guider) for guider in guiders)
     seeds = (seed, seed + unseen.count - 1)
-    return Check(start, best, shown, goal.verdict(lost), seeds, (one, other))
+    return Check(start, best, shown, goal.verdict(lost), seeds, new, (one, other))

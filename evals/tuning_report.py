@@ -96,13 +96,15 @@ def verdict(tuning: Tuning) -> tuple[str, str]:
     if check is None:
         return "Not checked yet.", f"{story}, which chance flatters."
     what = "" if goal.target is None else " of the distance to the target"
-    gap = check.difference
+    gap, count = check.difference, tuning.request.count
+    known = count - check.new
+    also = f"; it has seen {known} of their prompts" if known else ", nor their prompts"
     interval = "" if math.isnan(gap.low) else f" ({gap.low:+.{digits}f} to {gap.high:+.{digits}f})"
     return (
         VERDICTS[check.verdict],
-        f"{story}. On {tuning.request.count} pictures that the search has not seen, of the next "
-        f"prompts and seeds {check.seeds[0]} to {check.seeds[1]}: from {plain(check.start.value)} "
-        f"to {plain(check.best.value)}, a paired difference{what} of "
+        f"{story}. On {count} pictures of seeds {check.seeds[0]} to {check.seeds[1]}, which the "
+        f"search has not seen{also}: from {plain(check.start.value)} to "
+        f"{plain(check.best.value)}, a paired difference{what} of "
         f"{gap.value:+.{digits}f}{interval}.",
     )
 
@@ -161,6 +163,7 @@ def as_json(tuning: Tuning) -> dict[str, Any]:
         and {
             "verdict": check.verdict,
             "seeds": list(check.seeds),
+            "new_prompts": check.new,
             "start": check.start.to_dict(),
             "best": check.best.to_dict(),
             "difference": [plain(value) for value in check.difference],

@@ -262,6 +262,7 @@ def test_the_check_is_of_pictures_that_the_search_has_not_seen(request_, tmp_pat
         assert manifest["pictures"] == 3
     rows = (out / "check" / "prompts.jsonl").read_text().splitlines()
     assert [json.loads(row)["prompt"] for row in rows] == ["green apple", "moon", "fish"]
+    assert found.check.new == 3
     for run in (out / "runs").iterdir():
         assert json.loads((run / "manifest.json").read_text())["seeds"] == [7, 9]
     assert found.check.difference.value == pytest.approx(
