@@ -50,7 +50,7 @@ def facts(tuning: Tuning) -> str:
     if len(tuning.trials) < tuning.budget:
         parts[1] = f"{len(tuning.trials)} of {tuning.budget} trials"
     if tuning.refused:
-        parts.append(f"{len(tuning.refused)} combinations were refused")
+        parts.append(f"refused combinations: {len(tuning.refused)}")
     if goal.one.metric.family == "set":
         parts.append(f"real pictures: {request.reference}")
     if all(one.default is None for one in tuning.space.ranges):

@@ -171,9 +171,13 @@ def _is_whole(
     low, high = bounds[place]
     if low != int(low) or high != int(high):
         return False
-    half, one = list(middles), list(middles)
-    half[place], one[place] = low + 0.5, low + 1
-    return _refusal(parts, half) is not None and _refusal(parts, one) is None
+    some = (low, float(int(middles[place])), high - 1)
+
+    def allowed(value: float) -> bool:
+        return _refusal(parts, [*middles[:place], value, *middles[place + 1 :]]) is None
+
+    # Both ends are asked, since a number may be refused for another setting's sake.
+    return any(map(allowed, some)) and not any(allowed(value + 0.5) for value in some)
 
 
 def _check_end(

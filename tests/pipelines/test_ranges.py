@@ -33,6 +33,10 @@ def test_settings_have_names_and_the_search_begins_with_their_defaults():
     assert two.names == ["cfg.scale", "cfg.scale 2", "apg.scale", "apg.eta", "zeroinit.steps"]
     assert two.start == [2, 8.5, 3, 0.75, 1]
     assert [r.whole for r in two.ranges] == [False] * 4 + [True]
+    three = parse_space(
+        "cfg+interval(0..5, 2..20)"
+    )  # 2.5 is refused here, but for the other's sake
+    assert [r.whole for r in three.ranges] == [False] * 2
 
 
 def test_the_scale_is_searched_where_no_range_is_given():
