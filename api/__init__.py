@@ -30,9 +30,11 @@ from .guidance import (
     Linear,
     LinearAG,
     MagnitudeAware,
+    Match,
     Negative,
     PerImage,
     PerturbedAttention,
+    Profile,
     Reference,
     Rescale,
     RewardGuidance,
@@ -45,6 +47,7 @@ from .guidance import (
     Term,
     WeakModel,
     ZeroInit,
+    resolve,
 )
 from .pipelines import Attachment, Call, guided
 from .samplers import EDM, SADA, as_network, clean_image, final, read_level, sample
@@ -56,10 +59,11 @@ __all__ = [
     "CFGPlusPlus", "CFGPlusPlus2M", "CFGZeroStar", "Call", "ClassifierGuidance", "Condition",
     "Confusion", "Constant", "Context", "Cosine", "Custom", "DiffusersRule", "DynamicThreshold",
     "EVODiffMultistepScheduler", "EnergyPreserving", "Guider", "Interval", "KeepNorm", "Linear",
-    "LinearAG", "MagnitudeAware", "Negative", "PerImage", "PerturbedAttention", "Reference",
-    "Rescale", "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "StepAG",
-    "Sum", "Term", "WeakModel", "ZeroInit", "__version__", "as_network", "clean_image", "final",
-    "guided", "models", "read_level", "sample", "to_diffusers",
+    "LinearAG", "MagnitudeAware", "Match", "Negative", "PerImage", "PerturbedAttention",
+    "Profile", "Reference", "Rescale", "RewardGuidance", "Scale", "SkipLayers",
+    "SmoothedAttention", "Stale", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit",
+    "__version__", "as_network", "clean_image", "final", "guided", "models", "profile",
+    "read_level", "resolve", "sample", "to_diffusers",
 ]  # fmt: skip
 
 
@@ -73,4 +77,8 @@ def __getattr__(name: str) -> _Any:
         from . import samplers
 
         return getattr(samplers, name)
+    if name == "profile":
+        from . import evals
+
+        return evals.profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

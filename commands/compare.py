@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 from ..evals.comparison import Method, compare
 from ..evals.manifest import Request
 from ..evals.metrics import ALIASES, METRICS
+from ..evals.plan import exact_scale
 from ..evals.processes import Processes
+from ..evals.prompts import load_prompts
 from ..evals.report import write_report
 from ..evals.tables import markdown, write_tables
-from ..guidance import CFG, Constant, Gate, Guider
+from ..guidance import CFG, Constant, Gate, Guider, Match, intents
 from ..pipelines.parse import UNGUIDED, parse_guider
+from ..pipelines.settle import settle
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
-from .settings import add_run, make_folder, pipeline_of
+from .settings import add_profile, add_run, make_folder, pipeline_of
 
 GUIDERS, SCALES = ("cfg", "apg"), "1,2,4,8,12,16"
 WANTED = "fd,clip,saturation,contrast,clipped,nfe"
@@ -42,6 +46,7 @@ def add(commands: Any) -> None:
     )
     one.add_argument("--out", type=Path, help="folder of the comparison (default: out/compare)")
     add_measuring(one, WANTED)
+    add_profile(one)
     add_run(one, STEPS)
     one.set_defaults(run=run)
 
@@ -64,6 +69,18 @@ def run(args: argparse.Namespace) -> None:
     make_folder(out)
     processes = Processes(args.device)
     load = functools.cache(lambda: pipeline_of(plan.settings, processes.device))
+    job = dataclasses.replace(plan.settings, prompt=load_prompts(plan.prompts)[0])
+
+    def explicit(method: Method) -> Method:
+        """Explicit numbers at every scale; one profile serves those with an intent."""
+
+        def at(scale: float) -> Guider:
+            guider = method.at(scale)
+            return settle(load(), job, guider, args.profile) if intents(guider) else guider
+
+        return dataclasses.replace(method, at=at)
+
+    methods = [explicit(method) for method in methods]
     comparison = compare(request, methods, scales, out, load, processes, not args.no_match)
     if processes.first:
         write_tables(comparison, out)
@@ -90,6 +107,8 @@ def method_of(text: str) -> Method:
         when: Any = own.terms[0].when
         while isinstance(when, Gate):
             when = when.scale
+        if isinstance(when, Match) and (strength := exact_scale(when.guider)) is not None:
+            return Method(text, lambda scale: own, fixed=strength)
         if not isinstance(when, Constant):
             raise ValueError(
                 f"guider is {text!r}, whose scale changes by itself; allowed to compare are "

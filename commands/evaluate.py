@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ from ..evals.metrics import ALIASES, METRICS, parse_metrics
 from ..evals.plan import Plan
 from ..evals.processes import Processes
 from ..evals.tables import shown
-from ..guidance import Guider
+from ..guidance import Guider, intents
+from ..pipelines.settle import settle
 from .flags import guider_from
 from .settings import add_settings, make_folder, pipeline_of, settings_of
 
@@ -102,12 +104,25 @@ def run(args: argparse.Namespace) -> None:
         settings = request.plan.settings
         load = functools.cache(lambda: pipeline_of(settings, processes.device))
         model = model_facts(load())
+        if intents(request.plan.guider) or args.profile:
+            request = settled(request, load(), args.profile)
         if before:
             check_same(before, request, model)
     found = evaluate(request, out, load, processes, model=model)
     if processes.first:
         print(table(request, found, before))
         print(out / "manifest.json")
+
+
+def settled(request: Request, pipe: Any, profile: Path | None) -> Request:
+    """The same with a guider of explicit numbers, as the manifest has it."""
+    plan, prompts = request.plan, prompts_of(request)
+    assert plan is not None
+    assert prompts is not None
+    job = dataclasses.replace(plan.settings, prompt=prompts[0])
+    guider = settle(pipe, job, plan.guider, profile)
+    settings = dataclasses.replace(plan.settings, guider=guider.to_dict())
+    return dataclasses.replace(request, plan=dataclasses.replace(plan, settings=settings))
 
 
 def parser_defaults() -> argparse.Namespace:

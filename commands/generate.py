@@ -9,6 +9,7 @@ from typing import Any
 
 from ..pipelines import png
 from ..pipelines.generate import generate, save
+from ..pipelines.settle import settle
 from .flags import guider_from
 from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
 
@@ -50,5 +51,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"out is {str(args.out)!r}; allowed is a folder, pictures are numbered")
     make_folder(args.out)
     pipe = pipeline_of(settings[0], args.device)
+    guider = settle(pipe, jobs[0], guider, args.profile)
+    jobs = [dataclasses.replace(job, guider=guider.to_dict()) for job in jobs]
     for picture in generate(pipe, jobs, guider, batch_size=args.batch_size):
         print(f"{save(picture, args.out)}  {picture.evaluations} evaluations", flush=True)

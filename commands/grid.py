@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..guidance import Guider
+from ..guidance import Guider, intents
 from ..pipelines import png
 from ..pipelines.generate import Picture, Settings, generate
 from ..pipelines.grid import AXES, Axis, draw
 from ..pipelines.parse import UNGUIDED
+from ..pipelines.settle import settle
 from .flags import guider_from
 from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
 
@@ -74,10 +75,14 @@ def run(args: argparse.Namespace) -> None:
 
     def cell(across: Any, below: Any) -> Picture:
         job, guider = cells[across, below]
+        guider = settle(pipe, job, guider, args.profile if intents(guider) else None)
+        job = dataclasses.replace(job, guider=guider.to_dict())
+        cells[across, below] = job, guider
         return next(generate(pipe, [job], guider, quiet=True))
 
+    picture = draw(x, y, cell)
     text = png.grid_info([dataclasses.asdict(job) for job, _ in cells.values()])
-    draw(x, y, cell).save(out, pnginfo=text)
+    picture.save(out, pnginfo=text)
     print(out)
 
 

@@ -17,7 +17,7 @@ from ..evals.tuning_report import markdown, write_tuning
 from ..guidance import CFG
 from ..pipelines.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared
-from .settings import add_run, make_folder, pipeline_of
+from .settings import add_profile, add_run, make_folder, pipeline_of
 
 GUIDER, METRIC, BUDGET, IMAGES = "apg(scale=2..16, eta=0..1)", "fd", 40, 128
 
@@ -59,6 +59,7 @@ def add(commands: Any) -> None:
     )
     add("--out", type=Path, default=Path("out/tune"), help="folder (default: out/tune)")
     add_measuring(one, images=IMAGES)
+    add_profile(one)
     add_run(one, STEPS)
     one.set_defaults(run=run)
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     tuning = tune(
         request, args.guider, args.out,
         functools.cache(lambda: pipeline_of(plan.settings, processes.device)), args.budget,
-        direction=args.direction, target=args.target, processes=processes,
+        direction=args.direction, target=args.target, profile=args.profile, processes=processes,
         after=lambda tuning: write_tuning(tuning, args.out),
     )  # fmt: skip
     print(markdown(tuning))

@@ -49,6 +49,7 @@ def search(
     journal: Path,
     seed: int = 0,
     after: Callable[[list[Trial], list[str]], Any] = lambda trials, refused: None,
+    explicit: Callable[[Guider], Guider] = lambda guider: guider,
 ) -> list[Trial]:
     """Ask optuna for settings and tell it their figures, until ``budget`` trials are drawn.
 
@@ -56,6 +57,7 @@ def search(
 
     Args:
         after: called with the trials so far and why others were refused, at first and after each.
+        explicit: a guider with numbers in place of intents; a ``ValueError`` of it is a refusal.
 
     Returns:
         The trials; fewer where there is nothing else to draw.
@@ -87,13 +89,15 @@ def search(
             if tuple(values) in {one.values for one in drawn}:
                 study.tell(trial, state=states.PRUNED)  # its figure is known
                 continue
+            guider = None
             try:
-                figure, nfe = measure(space.at(values))
+                guider = explicit(space.at(values))
+                figure, nfe = measure(guider)
                 if not math.isfinite(figure.value):
                     raise NotFiniteError(f"{goal.one.key} is {figure.value}")
             except (NotFiniteError, ValueError) as error:
-                if isinstance(error, ValueError) and _allowed(space, values):
-                    raise  # not the settings, but the request
+                if isinstance(error, ValueError) and guider is not None:
+                    raise  # it is not the settings' fault
                 trial.set_user_attr("refused", str(error))
                 study.tell(trial, state=states.PRUNED)
                 continue
@@ -123,14 +127,6 @@ def _ask(
     values = start or [one.rounded(trial.params[one.name]) for one in space.ranges]
     trial.set_user_attr("values", values)
     return trial, values
-
-
-def _allowed(space: Space, values: Sequence[float]) -> bool:
-    try:
-        space.at(values)
-    except ValueError:
-        return False
-    return True
 
 
 def _read(past: Sequence[Any]) -> tuple[list[Trial], list[str]]:

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from ..guidance import Guider
+from ..guidance import Guider, intents
 from ..pipelines.ranges import Space, parse_space
+from ..pipelines.settle import settle
 from . import figures
 from .bootstrap import Estimate
 from .comparison import folder_of
@@ -68,6 +69,7 @@ class Tuning:
     goal: Goal
     budget: int
     model: dict[str, Any]
+    explicit: Callable[[Guider], Guider]
     trials: list[Trial] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     check: Check | None = None
@@ -86,7 +88,8 @@ class Tuning:
         return self.guider(self.best) != self.guider(self.start)
 
     def guider(self, trial: Trial) -> Guider:
-        return self.space.at(trial.values)
+        """Of explicit numbers, as it was drawn."""
+        return self.explicit(self.space.at(trial.values))
 
 
 def tune(
@@ -98,6 +101,7 @@ def tune(
     *,
     direction: str = "",
     target: float | None = None,
+    profile: str | Path | None = None,
     processes: Processes | None = None,
     after: Callable[[Tuning], Any] = lambda tuning: None,
 ) -> Tuning:
@@ -112,6 +116,7 @@ def tune(
         load: makes the pipeline, once.
         budget: trials in all, over all starts. (Combinations that are refused do not count.)
         direction, target: which way is better, see ``parse_goal``.
+        profile: of the model, for a guider by intent such as ``cfg+interval(keep=0.5..0.95)``.
         after: called after every trial, and at the end.
 
     Raises:
@@ -136,19 +141,31 @@ def tune(
     check_networks(wanted, judges, prompts)
     if isinstance(goal.score, torch.nn.Module):
         goal.score.to(processes.device or "cpu")
-    model = model_facts(load())
+    job = dataclasses.replace(plan.settings, prompt=prompts[0])
+
+    known: dict[str, Guider] = {}
+
+    def explicit(guider: Guider) -> Guider:
+        if not intents(guider):
+            return guider
+        key = json.dumps(guider.to_dict())
+        if key not in known:
+            known[key] = settle(load(), job, guider, profile)
+        return known[key]
+
+    start, model = explicit(space.at(space.start)), model_facts(load())
     facts = {
         "guider": space.text, "metric": goal.one.key, "direction": goal.direction,
         "target": goal.target, "pictures": request.count, "reference": request.reference,
         "neighbours": request.neighbours, "prompts_sha256": prompts.digest,
         "model_sha256": model["sha256"], "scheduler_sha256": model["scheduler_sha256"],
-        "files_sha256": files_digest(space.at(space.start)),
+        "files_sha256": files_digest(start), "start": start.to_dict(),
     }  # fmt: skip
     data = plan.to_dict()
     settings = data.pop("settings")
     del settings["guider"]
     claim(out, settings | data | facts)
-    tuning = Tuning(request, space, goal, budget, model)
+    tuning = Tuning(request, space, goal, budget, model, explicit)
 
     def measured(request: Request, prompts: Prompts, folder: Path, title: str) -> Any:
         def measure(guider: Guider) -> tuple[Figure, float]:
@@ -171,7 +188,7 @@ def tune(
 
     search(
         space, goal, measured(request, prompts, out, "pictures"), budget, out / JOURNAL,
-        plan.settings.seed, report,
+        plan.settings.seed, report, explicit,
     )  # fmt: skip
     if tuning.improved:
         unseen, rest = _unseen(request, prompts, out / "check")

@@ -8,7 +8,7 @@ from .cfg import CFG
 from .cfg_pp import CFGPlusPlus
 from .cfg_pp_2m import CFGPlusPlus2M
 from .cfg_zero import CFGZeroStar
-from .config import Config
+from .config import Config, intents
 from .context import Condition, Context
 from .denoiser import Denoiser, Guided, Network, foresee
 from .fdg import FDG
@@ -16,10 +16,13 @@ from .gates import Gate, Interval, StepAG
 from .gfcg import Confusion
 from .gradients import ClassifierGuidance, RewardGuidance
 from .guider import Gradient, Guider, Post, Prepare, Sum, Term
+from .intent import effective_scale, resolve
 from .keep_norm import KeepNorm
 from .linear_ag import Coefficients, LinearAG
 from .magnitude import MagnitudeAware
+from .match import Match
 from .perturbed import AdapterOff, PerturbedAttention, SkipLayers, SmoothedAttention
+from .profile import Profile
 from .record import Diagnosis, Record
 from .reference import (
     NEGATIVE,
@@ -44,8 +47,9 @@ __all__ = [
     "Coefficients", "Condition", "Config", "Confusion", "Constant", "Context", "Cosine",
     "Custom", "Denoiser", "Diagnosis", "DynamicThreshold", "EnergyPreserving", "Follow", "Gate",
     "Gradient", "Guided", "Guider", "Interval", "KeepNorm", "Level", "Linear", "LinearAG",
-    "MagnitudeAware", "Negative", "Network", "PerImage", "Perturbation", "PerturbedAttention",
-    "Post", "Prediction", "Prepare", "Query", "Readout", "Record", "Reference", "Rescale",
-    "RewardGuidance", "Scale", "SkipLayers", "SmoothedAttention", "Stale", "Step", "StepAG",
-    "Sum", "Term", "WeakModel", "ZeroInit", "foresee",
+    "MagnitudeAware", "Match", "Negative", "Network", "PerImage", "Perturbation",
+    "PerturbedAttention", "Post", "Prediction", "Prepare", "Profile", "Query", "Readout",
+    "Record", "Reference", "Rescale", "RewardGuidance", "Scale", "SkipLayers",
+    "SmoothedAttention", "Stale", "Step", "StepAG", "Sum", "Term", "WeakModel", "ZeroInit",
+    "effective_scale", "foresee", "intents", "resolve",
 ]  # fmt: skip

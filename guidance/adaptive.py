@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class Adaptive(Gate):
         threshold: of the cosine; above 1 never stops. The default is 0.999 in x0, the paper's
             0.991 in eps and output.
         space: "x0", "eps", or "output" of the network.
+        save: instead of a threshold, the share of the evaluations that is to be saved: a profile
+            of the model says at which threshold that happens. At most a half is.
     """
 
     formula: ClassVar[str] = "w until cos(D_c, D_u) >= threshold, then 1"
@@ -55,16 +57,33 @@ class Adaptive(Gate):
     scale: Any = 7.5
     threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
+    save: float | None = number(None, low=0, high=0.5, open_ends=True, optional=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threshold is None:
+        if self.save is not None and self.threshold is not None:
+            raise reject(self, "save", self.save, f"None beside threshold (= {self.threshold:g})")
+        if self.save is not None and self.space == "output":
+            raise reject(self, "save", self.save, "None beside the space output, or x0 or eps")
+        if self.threshold is None and self.save is None:
             self._set("threshold", THRESHOLDS[self.space])
         inner = self.scale
         while isinstance(inner, Gate):
             if isinstance(inner, Adaptive):
                 raise reject(self, "scale", str(inner), "a scale without another Adaptive in it")
             inner = inner.scale
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other settings; threshold and save take the place of each other."""
+        if changes.get("save") is not None:
+            changes.setdefault("threshold", None)
+        elif changes.get("threshold") is not None:
+            changes.setdefault("save", None)
+        return super().replace(**changes)
+
+    @property
+    def intent(self) -> str:
+        return "" if self.save is None else f"Adaptive save={self.save:g}"
 
     def at(self, step: Step, state: State) -> list[float]:
         stopped = state.host("agreed", 0.0)
@@ -77,6 +96,8 @@ class Adaptive(Gate):
         state.set("agreed", (similar >= self.threshold).float())
 
     def __str__(self) -> str:
+        if self.save is not None:
+            return f"{self.scale} until {100 * self.save:g} % of the evaluations are saved"
         return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:g}"
 
 

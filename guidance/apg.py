@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from .config import number, reject
+from .config import is_number, number, reject
 from .guider import Term
 from .reference import Negative, Reference
 from .state import Rows
@@ -37,7 +38,8 @@ class APG(Term):
         scale: 1 is no guidance.
         eta: weight of the part parallel to D_c; the paper's choice is 0.
         rescale: the radius r, the largest norm of the gap; 0 does not rescale. The paper gives 15
-            for SDXL and 2.5 for EDM2.
+            for SDXL and 2.5 for EDM2. Or "p90": the 90th percentile of the gap's norm, momentum
+            included, as a profile of the model has it, so that a tenth of the gaps is shortened.
         rescale_rms: the same for each element, ``r / sqrt(numel)``, so that one number fits every
             latent size. The default is the paper's radius for SDXL, 0.0586; give one of the two.
         momentum: beta; the paper's choice for SDXL is -0.5.
@@ -48,19 +50,25 @@ class APG(Term):
         "g = m min(1, r / |m|), m = D_c - D_u + beta m_before"
     )
     works_on: ClassVar[str] = "x0"
+    by_products: ClassVar[bool] = True
 
     scale: Any = 10.0
     eta: float = number(0.0, low=0)
-    rescale: float | None = number(None, low=0, optional=True)
+    rescale: Any = None
     rescale_rms: float | None = number(None, low=0, optional=True)
     momentum: float = number(-0.5, low=-1, high=1, open_ends=True)
     reference: Reference = Negative()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rescale is not None and self.percentile is None:
+            if not is_number(self.rescale) or self.rescale < 0:
+                allowed = "a number of at least 0, a percentile such as p90, or None"
+                raise reject(self, "rescale", self.rescale, allowed)
+            self._set("rescale", float(self.rescale))
         if self.rescale is not None and self.rescale_rms is not None:
             raise reject(
-                self, "rescale_rms", self.rescale_rms, f"None beside rescale (= {self.rescale:g})"
+                self, "rescale_rms", self.rescale_rms, f"None beside rescale (= {self.rescale})"
             )
         if self.rescale is None and self.rescale_rms is None:
             self._set("rescale_rms", SDXL_RMS)
@@ -72,6 +80,16 @@ class APG(Term):
         elif "rescale_rms" in changes:
             changes.setdefault("rescale", None)
         return super().replace(**changes)
+
+    @property
+    def percentile(self) -> float | None:
+        """What "p90" says, between 0 and 100; ``None`` where the radius is a number."""
+        found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", str(self.rescale).strip().lower())
+        return float(found[1]) if found else None
+
+    @property
+    def intent(self) -> str:
+        return "" if self.percentile is None else f"APG rescale={self.rescale}"
 
     def radius(self, numel: int) -> float:
         """The largest norm of the gap of an image with ``numel`` elements; 0 is no limit."""

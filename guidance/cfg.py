@@ -24,6 +24,7 @@ class CFG(Term):
 
     formula: ClassVar[str] = "D_c + (w - 1) (D_c - D_u)"
     works_on: ClassVar[str] = "any"
+    by_products: ClassVar[bool] = True
 
     scale: Any = 7.5
     reference: Reference = Negative()

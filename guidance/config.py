@@ -76,6 +76,11 @@ class Config:
         """Does making it from JSON, or using it, import what these settings name?"""
         return False
 
+    @property
+    def intent(self) -> str:
+        """What it leaves to a profile of the model to say in numbers, in words; "" is nothing."""
+        return ""
+
     def __post_init__(self) -> None:
         for field in fields_of(self):
             rule, value = field.metadata, getattr(self, field.name)
@@ -143,6 +148,17 @@ class Config:
         except (OSError, ValueError, RecursionError) as error:
             raise reject(cls.__name__, "path", str(path), f"a JSON file ({error})") from None
         return cls.from_dict(data, functions=functions)
+
+
+def intents(config: Any) -> list[str]:
+    """What a config, and those in it, leave to a profile to say; empty for explicit numbers."""
+    if isinstance(config, (list, tuple)):
+        return [text for item in config for text in intents(item)]
+    if not isinstance(config, Config):
+        return []
+    own = [config.intent] if config.intent else []
+    parts = fields_of(config) if dataclasses.is_dataclass(config) else ()
+    return own + [text for part in parts for text in intents(getattr(config, part.name))]
 
 
 def _range(low: float, high: float, open: bool, optional: bool) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .answers import Answers
+from .config import intents
 from .context import Context
 from .guider import Gradient, Guider, Term
 from .noise import Noise
@@ -129,6 +130,11 @@ class Denoiser:
             raise ValueError(
                 f"guiders: {len(listed)} for a batch of {batch} images; allowed is one, one for "
                 "each image, or one for each prompt"
+            )
+        if left := intents(listed):
+            raise ValueError(
+                f"guider has {', '.join(left)}, which a profile of the model says in numbers; "
+                "allowed after resolve(guider, profile, steps)"
             )
         self.batch = batch
         self._diagnose, self._noise = diagnose, Noise()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from .config import number, reject
 from .scale import Scale, as_scale
@@ -41,6 +41,8 @@ class Interval(Gate):
         scale: the scale inside.
         low, high: bounds of sigma; ``high=None`` is no bound. The paper's best for SDXL is
             (0.28, 5.42], for EDM2-XXL at 512 px (0.19, 1.61].
+        keep: instead of bounds, the share of guidance's effect on the picture that is to be kept:
+            a profile of the model says which is the smallest interval that does.
     """
 
     formula: ClassVar[str] = "w if low < sigma <= high, else 1"
@@ -48,17 +50,34 @@ class Interval(Gate):
     scale: Any = 7.5
     low: float = number(0.0, low=0)
     high: float | None = number(None, low=0, optional=True)
+    keep: float | None = number(None, low=0, high=1, open_ends=True, optional=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.keep is not None and (self.low or self.high is not None):
+            raise reject(self, "keep", self.keep, "None beside low and high")
         if self.high is not None and self.high <= self.low:
             raise reject(self, "high", self.high, f"a number above low (= {self.low:g}) or None")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other settings; bounds and ``keep`` take each other's place."""
+        if changes.get("keep") is not None:
+            changes = {"low": 0.0, "high": None, **changes}
+        elif changes.get("low") or changes.get("high") is not None:
+            changes.setdefault("keep", None)
+        return super().replace(**changes)
+
+    @property
+    def intent(self) -> str:
+        return "" if self.keep is None else f"Interval keep={self.keep:g}"
 
     def at(self, step: Step, state: State) -> list[float]:
         inside = self.low < step.sigma and (self.high is None or step.sigma <= self.high)
         return self.scale.at(step, state) if inside else [state.off] * state.batch
 
     def __str__(self) -> str:
+        if self.keep is not None:
+            return f"{self.scale} where it has {100 * self.keep:g} % of its effect"
         high = "inf" if self.high is None else f"{self.high:g}"
         return f"{self.scale} for sigma in ({self.low:g}, {high}]"
 

@@ -63,11 +63,14 @@ class Term(Guider):
         scale: when and how strongly; 1 means that the reference is not evaluated.
         reference: where the reference prediction comes from.
         off: the scale at which the term does nothing.
+        by_products: does ``delta`` depend on scalar products of predictions in x0 alone? Then a
+            profile of the model says how strong it is.
     """
 
     scale: Any
     reference: Reference | None
     off: ClassVar[float] = 1.0
+    by_products: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

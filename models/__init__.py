@@ -52,6 +52,11 @@ def statistics(network: str = "emoji-clip", of: str = "train") -> Path:
     return found
 
 
+def profiles(name: str = "emoji") -> list[Path]:
+    """The files of what guidance does to a shipped pipeline, for several numbers of steps."""
+    return sorted((Path(__file__).parent / "profiles").glob(f"{name}-*.json"))
+
+
 def load(name: str = "emoji", **options: Any) -> Any:
     """A shipped model, from the disk alone.
 

@@ -9,19 +9,21 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import NEGATIVE, Gate, Guider, Record, Step, foresee
+from ..guidance import NEGATIVE, Gate, Guider, Profile, Record, Step, foresee, intents, resolve
 from ..samplers import SADA, check_solver, is_first_order, is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
 from .perturb import check_change
+from .profiles import find_profile
 from .run import Run
 from .swap import is_swapped, restore, swap
 from .turn import Forward
@@ -37,11 +39,13 @@ class Call:
         images: number of images; 0 until the first evaluation.
         steps: every evaluation that was planned.
         records: what happened at each evaluation so far.
+        latents: the shape of one image's, where the pipeline makes them in a way we see.
     """
 
     images: int = 0
     steps: list[Step] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    latents: torch.Size | None = None
 
     @property
     def evaluations(self) -> list[int]:
@@ -60,6 +64,7 @@ class Attachment:
 
     Attributes:
         calls: one ``Call`` for each call of the pipeline since it was attached.
+        guider: with the explicit numbers of the latest run, where it was given by intent.
         around: what every evaluation of a network goes through, ``around(forward)`` in place of
             ``forward``; reward backpropagation checkpoints there.
     """
@@ -72,11 +77,13 @@ class Attachment:
         diagnose: bool = False,
         gradients: bool = False,
         accelerate: SADA | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self.around: Callable[[Forward], Forward] = lambda forward: forward
         self._gradients, self._accelerate = gradients, accelerate
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
+        self._wanted, self._profile = guider, profile
         self._diagnose, self._capturing = diagnose, False
         self._context = PipelineContext(pipe)
         self._form: Form | None = form_of(pipe)
@@ -97,6 +104,10 @@ class Attachment:
         if not self.calls:
             raise RuntimeError("the pipeline has not been called since the guider was attached")
         return self.calls[-1]
+
+    @property
+    def guider(self) -> Guider | Sequence[Guider]:
+        return self._guider
 
     @property
     def nfe(self) -> float:
@@ -263,6 +274,9 @@ class Attachment:
         self._context.spread(batch)
         count = getattr(self._pipe, "num_timesteps", None)
         steps = steps_ahead(self._scheduler, inputs.time, count)
+        latents = None if self._latents is None else self._latents[1:]
+        self._guider = self._resolved(steps, latents)
+        self.last.latents = latents
         if self._accelerate is not None:
             check_solver(self._scheduler, float(self._asked.get("eta") or 0))
         plans = foresee(self._guider, steps, batch)
@@ -286,12 +300,23 @@ class Attachment:
         )
         if not self._quiet:
             self._say(line)
-        shape = None if self._latents is None else self._latents[1:]
         return Run(
-            self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, shape,
+            self._name, self._guider, self._scheduler, self._form, steps, batch, doubled, latents,
             rigid, self.last.records, self.around, self._context, self._diagnose,
             self._accelerate,
         )  # fmt: skip
+
+    def _resolved(
+        self, steps: Sequence[Step], latents: Sequence[int] | None
+    ) -> Guider | Sequence[Guider]:
+        """The guiders with numbers in place of intent."""
+        wanted = self._wanted
+        if not intents(wanted):
+            return wanted
+        profile = self._profile or find_profile(self._pipe, steps, wanted)
+        if isinstance(wanted, Guider):
+            return resolve(wanted, profile, steps, latents)
+        return [resolve(one, profile, steps, latents) for one in wanted]
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
         """How many images the run has."""
@@ -406,6 +431,7 @@ def guided(
     diagnose: bool = False,
     gradients: bool = False,
     accelerate: SADA | None = None,
+    profile: Profile | str | Path | None = None,
 ) -> Iterator[Attachment]:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
@@ -422,12 +448,15 @@ def guided(
         gradients: let them flow through the pipeline's call, which Diffusers runs without; ask it
             for ``output_type="pt"`` or ``"latent"``.
         accelerate: leave out whole evaluations, see ``SADA``.
+        profile: of this pipeline, or the path of its file, by which a guider's intent becomes
+            numbers when a run begins; the shipped ones are found without it.
 
     Yields:
         The ``Attachment``: evaluations and records of each call.
 
     Raises:
-        ValueError: the pipeline or its scheduler is not supported, or ``guider`` is not a guider.
+        ValueError: the pipeline or its scheduler is not supported, ``guider`` is not a guider, or
+            it has an intent for which there is no profile.
         RuntimeError: a guider is attached already.
     """
     if is_guider := isinstance(guider, Guider):
@@ -440,6 +469,10 @@ def guided(
         )
     if accelerate is not None and not isinstance(accelerate, SADA):
         raise ValueError(f"accelerate is {accelerate!r}; allowed is SADA() or None")
+    if isinstance(profile, (str, Path)):
+        profile = Profile.load(profile)
+    if profile is not None and not isinstance(profile, Profile):
+        raise ValueError(f"profile is {profile!r}; allowed is a Profile, or the path of its file")
     parts = parts_of(pipe)
     if not is_supported(parts["scheduler"]):
         read_level(parts["scheduler"], 0)  # raises, with the list of what is supported
@@ -451,7 +484,7 @@ def guided(
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
     attachment = Attachment(
-        pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate
+        pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate, profile
     )
     try:
         attachment.attach()

@@ -216,10 +216,11 @@ def _texts(text: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """A number, a list in brackets, None, a reference or a schedule, or the word itself."""
+    """A number, a list in brackets, None, a part with settings, or the word itself."""
     if text.startswith("[") and text.endswith("]"):
         return tuple(_value(item) for item in split(text[1:-1], ";" if ";" in text else ","))
-    if (found := _call(text, reference_names() | schedule_names())) is not None:
+    parts = reference_names() | schedule_names() | term_names()
+    if (found := _call(text, parts)) is not None:
         return build(*found)
     if text.lower() == "none":
         return None

@@ -1,0 +1,91 @@
+"""``guiders profile``: what guidance does to a model, for guiders by intent."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from ..evals.profile_chart import write_chart
+from ..evals.profiling import LEAST, measure
+from ..evals.prompts import SETS
+from ..guidance import Profile, Term
+from ..pipelines.generate import Settings
+from ..pipelines.parse import parse_guider
+from .fit import prompts_of
+from .settings import add_run, make_folder, pipeline_of
+
+SCALES = "7.5"
+
+
+def add(commands: Any) -> None:
+    one = commands.add_parser(
+        "profile",
+        help="what guidance does to a model",
+        description="Draw pictures with CFG and write what guidance does at each noise level, by "
+        "which adaptive(save=0.25), interval(keep=0.95), apg(rescale=p90) and apg(match(7.5)) "
+        "become numbers for this model and these steps. It takes at most two plain runs of the "
+        "prompts for each scale. A file of the same model, steps and prompts is added to.",
+    )
+    add = one.add_argument
+    add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
+    add("--num-prompts", type=int, default=64, help="of them; the more, the better (default: 64)")
+    add("--scales", default=SCALES, help=f"of CFG, between commas (default: {SCALES})")
+    add(
+        "--guider", action="append", default=None, metavar="GUIDER",
+        help="several times: also on the way of this one, such as "
+        "'cfg(2, reference=weak-model(emoji-weak))'",
+    )  # fmt: skip
+    add("--batch-size", type=int, default=4, help="pictures drawn at once")
+    add("--out", type=Path, default=Path("profile.json"), help="file to write")
+    add_run(one)
+    one.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    given = vars(args)
+    if args.num_prompts < LEAST:
+        raise ValueError(f"num_prompts is {args.num_prompts}; allowed is at least {LEAST}")
+    scales = scales_of(args.scales)
+    guiders = [_term(text) for text in args.guider or ()]
+    names = ("model", "num_inference_steps", "seed", "negative_prompt", "width", "height",
+             "scheduler", "dtype")  # fmt: skip
+    settings = {name: given[name] for name in names if name in given}
+    first = Settings("", None, **settings)
+    if "accelerate" in given:
+        raise ValueError(f"accelerate is {given['accelerate']!r}; allowed is none for a profile")
+    prompts = prompts_of(args.prompts, first.model)
+    random.Random(first.seed).shuffle(prompts)
+    if len(prompts) < args.num_prompts:
+        raise ValueError(f"num_prompts is {args.num_prompts}; allowed here are {len(prompts)}")
+    if args.out.suffix != ".json":
+        raise ValueError(f"out is {str(args.out)!r}; allowed is a .json file")
+    before = Profile.load(args.out) if os.path.lexists(args.out) else None
+    make_folder(args.out.parent)
+    pipe = pipeline_of(first, args.device)
+    pipe.set_progress_bar_config(disable=True)
+    for profile in measure(
+        pipe, prompts[: args.num_prompts], scales, guiders, batch_size=args.batch_size,
+        before=before, **settings,
+    ):  # fmt: skip
+        profile.save(args.out)
+        picture = write_chart(profile, args.out.with_suffix(".svg"))
+    print(f"{profile.cost:.2f} plain runs of {args.num_prompts} prompts for each scale")
+    print(f"{args.out}  {os.path.getsize(args.out) / 1000:.0f} kB\n{picture}")
+
+
+def scales_of(text: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        allowed = "numbers above 1 between commas"
+        raise ValueError(f"scales is {text!r}; allowed are {allowed}") from None
+
+
+def _term(text: str) -> Term:
+    guider = parse_guider(text)
+    if not isinstance(guider, Term):
+        raise ValueError(f"guider is {text!r}; allowed is one method, such as apg(10)")
+    return guider

@@ -1,0 +1,101 @@
+"""What guidance does to the picture: drawn without it in one part of the run, then another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..guidance import CFG, Custom
+from ..guidance.profile import Effect
+from ..guidance.types import Step
+from ..pipelines.generate import Settings
+from ..pipelines.pictures import decode
+from .metrics import COLOURS
+
+Draw = Callable[[CFG, Sequence[Settings]], Tensor]
+
+
+def runs(groups: int) -> float:
+    """What the effect costs for each prompt, in plain runs."""
+    unguided, alone = 0.5, groups - 0.5
+    several = sum(1 - 0.5 * left / groups for left in range(2, groups))
+    return unguided + alone + 2 * several
+
+
+class Watch:
+    """The clean images of the last evaluation of each group.
+
+    Args:
+        few: of so many prompts.
+    """
+
+    def __init__(self, groups: int, few: int) -> None:
+        self.edges: list[int] = []
+        self._groups, self._few = groups, few
+        self._seen: dict[int, list[Tensor]] = {}
+
+    def __call__(self, step: Step, x0: Tensor) -> None:
+        self.edges = [round(i * step.total / self._groups) for i in range(self._groups + 1)]
+        there = sum(len(batch) for batch in self._seen.get(step.index, []))
+        if step.index + 1 in self.edges and there < self._few:
+            self._seen.setdefault(step.index, []).append(x0[: self._few - there])
+
+    def colours(self, pipe: Any, job: Settings) -> dict[str, list[float]]:
+        """Figures of each group's; none where they are not pictures."""
+        found: dict[str, list[float]] = {name: [] for name in COLOURS}
+        for _, batches in sorted(self._seen.items()):
+            try:
+                with torch.no_grad():
+                    decoded = [decode(pipe, x0, job.height, job.width) for x0 in batches]
+            except ValueError:
+                return {}
+            pictures = (torch.cat(decoded).float().cpu() / 2 + 0.5).clamp(0, 1)
+            for name, values in found.items():
+                values.append(colour(name, pictures))
+        return found
+
+
+def effect(
+    draw: Draw, scale: float, jobs: Sequence[Settings], full: Tensor, edges: list[int]
+) -> Effect:
+    """Draw ``jobs`` without guidance in each group of evaluations, before and after.
+
+    Args:
+        draw: pictures (B, 3, H, W) of a guider.
+        full: those of CFG at ``scale``.
+        edges: where the groups begin, and the end.
+    """
+
+    def drawn(is_guided: Callable[[int], bool]) -> Tensor:
+        return draw(CFG(Custom(lambda step: scale if is_guided(step.index) else 1.0)), jobs)
+
+    none = draw(CFG(1), jobs)
+    whole = _square(full - none)
+
+    def off(is_guided: Callable[[int], bool]) -> float:
+        return (_square(full - drawn(is_guided)) / max(whole, 1e-12)) ** 0.5
+
+    alone = [off(lambda i, a=a, b=b: not a <= i < b) for a, b in pairwise(edges)]  # type: ignore[misc]
+    before = [off(lambda i, edge=edge: i >= edge) for edge in edges[2:-1]]  # type: ignore[misc]
+    after = [off(lambda i, edge=edge: i < edge) for edge in edges[1:-2]]  # type: ignore[misc]
+    return Effect(
+        scale, len(jobs), whole**0.5, edges, alone,
+        before=[0.0, *alone[:1], *before, 1.0] if len(edges) > 2 else [0.0, 1.0],
+        after=[1.0, *after, *alone[-1:], 0.0] if len(edges) > 2 else [1.0, 0.0],
+        colour={name: [colour(name, none), colour(name, full)] for name in COLOURS},
+    )  # fmt: skip
+
+
+def colour(name: str, pictures: Tensor) -> float:
+    """The mean over pictures (B, 3, H, W) in [0, 1] of a figure of ``COLOURS``."""
+    arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    return float(COLOURS[name]([Image.fromarray(array) for array in arrays]).mean())
+
+
+def _square(difference: Tensor) -> float:
+    return float(difference.double().square().mean())

@@ -1,0 +1,303 @@
+"""What guidance does to a model on one list of noise levels: what ``guiders profile`` measures."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from .config import reject
+from .reference import Negative, Reference
+from .types import Level, Step
+
+FORMAT = "guiders profile 1"
+LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of the quantiles over prompts
+SPACES = ("x0", "eps")
+DIGITS = {"sigma": 6, "cosine": 5, "cosine_eps": 5}
+
+
+@dataclass
+class Gap:
+    """One difference of predictions, D_c minus a reference's, along a track of T evaluations.
+
+    Attributes:
+        size: (T, levels) root mean square over elements, quantiles over prompts.
+        disagreement: by space, (T, levels) of 1 - the largest cosine of the two so far.
+        cosine, cosine_eps, parallel, norm_ratio: (T) means over prompts of what ``Diagnosis``
+            says, and ``spread``, by those names, (T) their standard deviations.
+    """
+
+    size: Tensor
+    disagreement: dict[str, Tensor]
+    cosine: Tensor
+    cosine_eps: Tensor
+    parallel: Tensor
+    norm_ratio: Tensor
+    spread: dict[str, Tensor]
+
+
+@dataclass
+class Track:
+    """What was seen along the way of one guider at one scale.
+
+    Attributes:
+        guider: ``type``, ``reference`` and ``scale`` of the term.
+        effective: its effective scale, the mean over evaluations and prompts.
+        prompts: how many.
+        size: (T) root mean square over elements of D_c, mean over prompts.
+        references: their JSON forms, in the order of ``gaps``.
+        gaps: D_c minus each reference.
+        products: (n T, n T) mean cosines of all D_c, then of all gaps of each reference, with
+            each other: n is 1 and the number of gaps.
+    """
+
+    guider: Any
+    effective: float
+    prompts: int
+    size: Tensor
+    references: list[Any]
+    gaps: list[Gap]
+    products: Tensor
+
+    def gap(self, reference: Reference) -> Gap | None:
+        """The one of a reference, where it was measured."""
+        key = reference_key(reference)
+        return self.gaps[self.references.index(key)] if key in self.references else None
+
+
+@dataclass
+class Effect:
+    """What guidance does to the picture, in parts of the way from unguided to fully guided.
+
+    All of it is the root mean square over pixels and prompts, CFG at ``scale``.
+
+    Attributes:
+        scale: of the CFG.
+        prompts: how many.
+        total: the whole way, in parts of the range of a pixel.
+        edges: (G + 1) the evaluations at which the groups begin, and the end.
+        alone: (G) how far the picture is off without guidance in one group.
+        before, after: (G + 1) how far it is off without guidance before an edge, and after it.
+        colour: by name what ``guiders.evals`` measures of colours: unguided, and guided.
+        x0: by name the same of the clean image of the last evaluation of each group, (G).
+    """
+
+    scale: float
+    prompts: int
+    total: float
+    edges: list[int]
+    alone: list[float]
+    before: list[float]
+    after: list[float]
+    colour: dict[str, list[float]] = field(default_factory=dict)
+    x0: dict[str, list[float]] = field(default_factory=dict)
+
+    def kept(self, first: int, last: int) -> float:
+        """The share of the effect where only the evaluations ``first`` to ``last`` are guided.
+
+        What is lost before and after is at right angles, as far as we have seen.
+        """
+        lost_before = between(first, self.edges, self.before)
+        lost_after = between(last + 1, self.edges, self.after)
+        return 1 - math.hypot(lost_before, lost_after)
+
+
+@dataclass
+class Profile:
+    """A model measured on one list of noise levels.
+
+    Attributes:
+        facts: what it was measured on, for people and for comparing: ``model``, ``network``,
+            ``scheduler``, ``num_inference_steps``, ``latents`` (the shape of one image's),
+            ``negative_prompt``, ``prompts_sha256`` and so on.
+        sigma: (T) the noise levels, in EDM's unit.
+        stage: (T) 0 for the first evaluation of a solver step, above for further ones.
+        tracks: by guider and scale.
+        effects: by scale.
+        cost: evaluations that it took, in parts of those of plain runs of its prompts.
+    """
+
+    facts: dict[str, Any]
+    sigma: list[float]
+    stage: list[int]
+    tracks: list[Track]
+    effects: list[Effect]
+    cost: float
+
+    @property
+    def numel(self) -> int:
+        """Elements of one image's latents."""
+        return math.prod(self.facts["latents"])
+
+    @property
+    def scales(self) -> list[float]:
+        """The scales of CFG that were measured."""
+        return [effect.scale for effect in self.effects]
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its evaluations, with levels of ``alpha = 1``."""
+        levels = [Level(0, 1) if math.isinf(s) else Level(1, s) for s in self.sigma]
+        following = [*levels[1:], None]
+        return [
+            Step(index, len(levels), stage, level, after)
+            for index, (stage, level, after) in enumerate(
+                zip(self.stage, levels, following, strict=True)
+            )
+        ]
+
+    def is_of(self, sigma: Sequence[float]) -> bool:
+        """Are these its noise levels?"""
+        return len(sigma) == len(self.sigma) and all(map(_alike, self.sigma, sigma))
+
+    def check(self, steps: Sequence[Step], latents: Sequence[int] | None = None) -> None:
+        """Is it of a run like this?
+
+        Raises:
+            ValueError: noise levels or latents are others.
+        """
+        here = [step.sigma for step in steps]
+        if not self.is_of(here):
+            raise self._other("noise levels", _ends(here), _ends(self.sigma))
+        mine = list(self.facts["latents"])
+        if latents is not None and list(latents) != mine:
+            raise self._other("latents", tuple(latents), str(tuple(mine)))
+
+    def _other(self, what: str, here: Any, there: str) -> ValueError:
+        return ValueError(
+            f"profile: the run's {what} are {here}; allowed for this profile of "
+            f"{self.facts['model']} is {there}; measure another with `guiders profile`, the run's "
+            "model, scheduler, steps and size"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        data = {"format": FORMAT, **_plain(asdict(self))}
+        Path(path).write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file cannot be read, or is not one of these.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or data.pop("format", "") != FORMAT:
+                raise ValueError("it was not written by `guiders profile`")
+            return cls._from_json(data)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            allowed = f"a file written by `guiders profile` ({error})"
+            raise reject("Profile", "path", str(path), allowed) from None
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        tracks = [
+            Track(
+                **{k: one[k] for k in ("guider", "effective", "prompts", "references")},
+                size=_tensor(one["size"]),
+                gaps=[_gap(gap) for gap in one["gaps"]],
+                products=_square(one["products"]),
+            )
+            for one in data["tracks"]
+        ]
+        profile = cls(
+            data["facts"], [math.inf if s is None else float(s) for s in data["sigma"]],
+            data["stage"], tracks, [Effect(**one) for one in data["effects"]], data["cost"],
+        )  # fmt: skip
+        count = len(profile.sigma)
+        if len(profile.stage) != count or not profile.effects or not tracks or profile.numel < 1:
+            raise ValueError("its parts do not belong together")
+        for track in tracks:
+            size = count * (1 + len(track.gaps))
+            shapes = [tuple(gap.size.shape) for gap in track.gaps]
+            if track.products.shape != (size, size) or len(track.size) != count:
+                raise ValueError("its parts do not belong together")
+            if any(shape != (count, len(LEVELS)) for shape in shapes):
+                raise ValueError("its parts do not belong together")
+        return profile
+
+
+def reference_key(reference: Reference) -> Any:
+    """The JSON form of a reference; its text where it has none."""
+    try:
+        return reference.to_dict()
+    except ValueError:
+        return str(reference)
+
+
+NEGATIVE_KEY = reference_key(Negative())
+
+
+def _alike(one: float, other: float) -> bool:
+    return one == other or math.isclose(one, other, rel_tol=2e-3, abs_tol=1e-6)
+
+
+def _ends(sigma: Sequence[float]) -> str:
+    return f"{len(sigma)} evaluations from {sigma[0]:.4g} to {sigma[-1]:.4g}" if sigma else "none"
+
+
+def between(at: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """The value at a place, linear between those at ascending places and constant beyond."""
+    right = bisect.bisect_right(xs, at)
+    if right in (0, len(xs)):
+        return ys[0] if right == 0 else ys[-1]
+    a, b, u, v = xs[right - 1], xs[right], ys[right - 1], ys[right]
+    return u + (v - u) * (at - a) / (b - a)
+
+
+def _gap(data: Mapping[str, Any]) -> Gap:
+    named = ("disagreement", "spread")
+    return Gap(
+        **{k: _tensor(v) for k, v in data.items() if k not in named},
+        **{k: {name: _tensor(v) for name, v in data[k].items()} for k in named},
+    )
+
+
+def _tensor(values: Any) -> Tensor:
+    """Numbers from JSON, ``null`` as nan."""
+    if values and isinstance(values[0], list):
+        return torch.stack([_tensor(row) for row in values])
+    return torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float64)
+
+
+def _square(rows: Sequence[Sequence[int]]) -> Tensor:
+    """The symmetric matrix of a lower triangle in per cent, without its diagonal of ones."""
+    size = len(rows) + 1
+    matrix = torch.eye(size, dtype=torch.float64)
+    for number, row in enumerate(rows, 1):
+        values = torch.tensor(row, dtype=torch.float64) / 100
+        matrix[number, :number] = values
+        matrix[:number, number] = values
+    return matrix
+
+
+def _plain(value: Any, digits: int = 3) -> Any:
+    """As JSON: numbers in three digits, noise levels in six, and ``null`` where not finite."""
+    if isinstance(value, dict):
+        return {
+            key: _triangle(item)
+            if key == "products"
+            else _plain(item, 6 if key == "sigma" else digits)
+            for key, item in value.items()
+        }
+    if isinstance(value, Tensor):
+        return _plain(value.tolist(), digits)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, digits) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value
+
+
+def _triangle(matrix: Tensor) -> list[list[int]]:
+    whole = (100 * matrix).round().to(torch.int64).tolist()
+    return [row[:number] for number, row in enumerate(whole)][1:]

@@ -1,0 +1,54 @@
+"""Which profile is a pipeline's, and the noise levels of a run before it is made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import models
+from ..guidance import Profile, Step, intents
+from .published import hints
+
+
+def name_of(pipe: Any) -> str:
+    """A pipeline's model in a word: a shipped one, a folder's name, an id, or its class."""
+    source = str(getattr(pipe, "name_or_path", "") or "")
+    for name in models.PIPELINES:
+        if source and Path(source).resolve() == models.path(name).resolve():
+            return name
+    return (Path(source).name if Path(source).is_dir() else source) or type(pipe).__name__
+
+
+def find_profile(pipe: Any, steps: Sequence[Step], wanted: Any) -> Profile:
+    """The profile that ships for a pipeline and a run of these steps.
+
+    Args:
+        wanted: the guiders whose intent it is for.
+
+    Raises:
+        ValueError: there is none; it names the command that makes one.
+    """
+    name, here = name_of(pipe), [step.sigma for step in steps]
+    there = [_load(path) for path in models.profiles(name)] if name in models.PIPELINES else []
+    for profile in there:
+        if profile.is_of(here):
+            return profile
+    what = ", ".join(dict.fromkeys(intents(wanted)))
+    kind = type(pipe.scheduler).__name__
+    count = sum(step.stage == 0 for step in steps)
+    shipped = [f"{p.facts['num_inference_steps']} steps of {p.facts['scheduler']}" for p in there]
+    raise ValueError(
+        f"guider has {what}, which needs a profile of {name} at {count} steps of {kind}"
+        + (f" (there is one for {', one for '.join(shipped)})" if shipped else "")
+        + f"; make one with `guiders profile --model {name} --num-inference-steps {count} --out "
+        "profile.json` (and --scheduler, --width, --height as for the run), then give it as "
+        "--profile profile.json, in Python as guided(..., profile=...)"
+        + "".join(f"; {line}" for line in hints(type(pipe).__name__, wanted))
+    )
+
+
+@functools.cache
+def _load(path: Path) -> Profile:
+    return Profile.load(path)

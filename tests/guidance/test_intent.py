@@ -1,0 +1,387 @@
+"""Intent by a profile: what a profile of known predictions must say."""
+
+import json
+import math
+
+import pytest
+import torch
+from guiders import (
+    APG,
+    CFG,
+    Adaptive,
+    Cosine,
+    Guider,
+    Interval,
+    Match,
+    Profile,
+    Rescale,
+    RewardGuidance,
+    StepAG,
+    WeakModel,
+    resolve,
+)
+from guiders.guidance import (
+    POSITIVE,
+    Denoiser,
+    Level,
+    Negative,
+    Prediction,
+    Query,
+    Readout,
+    Step,
+    effective_scale,
+    intents,
+)
+from guiders.guidance.profile import LEVELS, Effect, Gap, Track, reference_key
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STEPS, NUMEL = 7, 96
+SIGMA = [float(s) for s in torch.logspace(1.2, -0.7, STEPS)]
+EDGES = [0, 2, 4, 7]
+
+
+def steps(stages=None):
+    stages = stages or [0] * STEPS
+    return [Step(i, STEPS, stages[i], Level(1, s)) for i, s in enumerate(SIGMA)]
+
+
+def quantiles(values):
+    """(T, levels) over prompts of (N, T)."""
+    return values.quantile(torch.tensor(LEVELS, dtype=torch.float64), dim=0).T
+
+
+def track(clean, gap, scale=4.0, effective=None, kind="CFG"):
+    """Of predictions (N, T, NUMEL), as ``guiders profile`` makes it."""
+    rows = torch.cat([clean, gap], 1)
+    unit = rows / rows.norm(dim=2, keepdim=True)
+    other = clean - gap
+    cosine = torch.cosine_similarity(clean, other, dim=2).cummax(1).values
+    flat = torch.zeros(clean.shape[1], dtype=torch.float64)
+    return Track(
+        {"type": kind, "reference": reference_key(Negative()), "scale": scale},
+        scale if effective is None else effective,
+        len(clean),
+        clean.norm(dim=2).mean(0) / NUMEL**0.5,
+        [reference_key(Negative())],
+        [
+            Gap(
+                quantiles(gap.norm(dim=2) / NUMEL**0.5),
+                {"x0": quantiles(1 - cosine), "eps": quantiles((1 - cosine) / 10)},
+                flat, flat, flat, flat, {},
+            )
+        ],
+        (unit @ unit.transpose(1, 2)).mean(0),
+    )  # fmt: skip
+
+
+def profile(*tracks, stages=None, scales=(4.0,)):
+    effects = [
+        Effect(s, 8, 0.2, EDGES, [0.3, 0.5, 0.1], [0, 0.3, 0.8, 1], [1, 0.7, 0.1, 0])
+        for s in scales
+    ]
+    facts = {"model": "made up", "latents": [NUMEL], "num_inference_steps": STEPS}
+    return Profile(facts, SIGMA, stages or [0] * STEPS, list(tracks), effects, 1.9)
+
+
+def predictions(prompts=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randn(prompts, STEPS, NUMEL, generator=generator, dtype=torch.float64)
+    shared = torch.randn(prompts, 1, NUMEL, generator=generator, dtype=torch.float64)
+    own = torch.randn(prompts, STEPS, NUMEL, generator=generator, dtype=torch.float64)
+    fading = torch.linspace(0.5, 0.05, STEPS, dtype=torch.float64)[:, None]
+    return clean, fading * (shared + 0.7 * own + 0.4 * clean)
+
+
+def run(guider, clean, gap, stages=None):
+    """The mean effective scale, and evaluations, of a guider on given predictions (N, T, NUMEL)."""
+    denoiser = Denoiser(guider, len(clean), diagnose=True)
+    scales, evaluations = [], []
+    for step in steps(stages):
+        c, g = clean[:, step.index], gap[:, step.index]
+
+        def network(q, requests, c=c, g=g):
+            return {
+                branch: Prediction(q.x, c if branch == POSITIVE else c - g, Readout(0, 1)).rows(r)
+                for branch, r in requests.items()
+            }
+
+        record = denoiser(Query(torch.zeros_like(c), step), network).record
+        scales.append(record.diagnosis.effective_scale)
+        evaluations.append(record.evaluations)
+    return sum(map(sum, scales)) / (len(clean) * STEPS), torch.tensor(evaluations).sum(0)
+
+
+# Replay
+
+
+@pytest.mark.parametrize(
+    "guider",
+    [
+        CFG(5),
+        APG(5),
+        APG(9, eta=0.3, rescale=1.5, momentum=-0.75),
+        APG(4, rescale=0, momentum=0.4),
+        APG(4, rescale_rms=0.02, momentum=0),
+        APG(Cosine(2, 9), eta=0.1),
+        CFG(Interval(6, 0.5, 5)),
+        CFG(StepAG(6, 0.4)),
+    ],
+)
+def test_the_effective_scale_of_one_prompt_is_exact(guider):
+    clean, gap = predictions()
+    expected, _ = run(guider, clean, gap)
+    assert effective_scale(guider, profile(track(clean, gap))) == pytest.approx(expected, rel=1e-9)
+
+
+def test_second_stages_are_replayed_as_such():
+    stages = [0, 1, 0, 1, 0, 1, 0]
+    clean, gap = predictions()
+    expected, _ = run(APG(5, momentum=-0.5), clean, gap, stages)
+    known = profile(track(clean, gap), stages=stages)
+    found = effective_scale(APG(5, momentum=-0.5), known, steps(stages))
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found != pytest.approx(run(APG(5, momentum=-0.5), clean, gap)[0], rel=1e-3)
+
+
+def test_terms_add_up():
+    known = profile(track(*predictions()))
+    assert effective_scale(CFG(5) + CFG(3), known) == pytest.approx(7)
+
+
+# Match
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(2.6, 4.7), st.floats(0, 1), st.floats(-0.8, 0.5), st.sampled_from([0, 0.3, 2, 9]))
+def test_a_matched_guider_is_as_strong(scale, eta, momentum, rescale):
+    clean, gap = predictions()
+    known = profile(track(clean, gap))
+    guider = resolve(APG(Match(CFG(scale)), eta=eta, momentum=momentum, rescale=rescale), known)
+    assert not intents(guider)
+    assert run(guider, clean, gap)[0] == pytest.approx(scale, rel=1e-3)  # four digits
+
+
+def test_cfg_is_matched_by_its_own_number():
+    known = profile(track(*predictions()))
+    assert resolve(CFG(Match(3.5)), known) == CFG(3.5)
+    assert resolve(CFG(Interval(Match(CFG(3.5)), 0, 5)), known) == CFG(Interval(3.5, 0, 5))
+
+
+def test_a_track_of_the_method_itself_goes_first():
+    clean, gap = predictions()
+    other = clean, gap + 0.5 * clean  # more of it along D_c
+    own = track(*other, scale=9, effective=4.0, kind="APG")
+    guider = resolve(APG(Match(4)), profile(track(clean, gap), own))
+    assert run(guider, *other)[0] == pytest.approx(4, rel=1e-3)
+    assert run(guider, clean, gap)[0] != pytest.approx(4, rel=1e-2)
+
+
+def test_between_two_scales_lies_between():
+    clean, gap = predictions()
+    ways = (clean, gap), (clean, gap + 0.3 * clean)
+    known = profile(track(*ways[0], scale=2.0), track(*ways[1], scale=8.0))
+    guider = APG(5, rescale=0, momentum=0)
+    ends = [effective_scale(guider, profile(track(*way))) for way in ways]
+    assert min(ends) + 0.05 < effective_scale(guider, known) < max(ends) - 0.05
+
+
+def test_what_cannot_be_matched_is_refused():
+    known = profile(track(*predictions()))
+    reward = RewardGuidance(Interval(1, keep=0.5), "jpeg")
+    for guider, words in (
+        (APG(Match(CFG(4) | Rescale())), "Match: guider"),
+        (APG(Match(CFG(Adaptive(4)))), "Match: guider"),
+        (CFG(Match(4), reference=WeakModel("emoji-weak")), "emoji-weak.*guiders profile"),
+        (APG(Match(40)), "effective scale is 40"),
+        (reward, "RewardGuidance"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            resolve(guider, known)
+    with pytest.raises(ValueError, match="guider is 'strong'"):
+        Match("strong")
+
+
+# Adaptive
+
+
+@pytest.mark.parametrize("stages", [None, [0, 1, 0, 1, 0, 1, 0]])
+@pytest.mark.parametrize("save", [0.1, 0.2, 0.3])
+def test_adaptive_saves_what_was_asked_for(save, stages):
+    clean, gap = predictions(prompts=400)
+    known = profile(track(clean, gap), stages=stages)
+    guider = resolve(CFG(Adaptive(4, save=save)), known, steps(stages))
+    _, evaluations = run(guider, clean, gap, stages)
+    assert 1 - evaluations.double().mean() / (2 * STEPS) == pytest.approx(save, abs=0.02)
+
+
+def test_more_than_can_be_saved_is_refused():
+    known = profile(track(*predictions(prompts=50)))
+    with pytest.raises(ValueError, match=r"save is 0.49; allowed is at most 0.429 in 7 eval"):
+        resolve(CFG(Adaptive(4, save=0.49)), known)
+
+
+# Interval
+
+
+def test_what_an_interval_keeps():
+    effect = profile(track(*predictions())).effects[0]
+    assert effect.kept(0, STEPS - 1) == 1
+    assert effect.kept(0, 3) == pytest.approx(0.9)
+    assert effect.kept(2, STEPS - 1) == pytest.approx(0.7)
+    assert effect.kept(2, 3) == pytest.approx(1 - math.hypot(0.3, 0.1))
+    assert effect.kept(1, STEPS - 1) == pytest.approx(0.85)  # linear within a group
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [(0.9, range(4)), (0.65, range(2, 4)), (0.999, range(7))]
+)
+def test_the_smallest_interval_that_keeps_as_much(keep, kept):
+    guider = resolve(CFG(Interval(4, keep=keep)), profile(track(*predictions())))
+    scales = [denoised(guider, step) for step in steps()]
+    assert [i for i, scale in enumerate(scales) if scale != 1] == list(kept)
+
+
+def denoised(guider, step):
+    from guiders.guidance.state import State
+
+    return guider.when.at(step, State(1))[0]
+
+
+def test_the_effect_of_another_reference_is_not_known():
+    weak = WeakModel("emoji-weak")
+    seen = track(*predictions())
+    seen.references.append(reference_key(weak))
+    seen.gaps.append(seen.gaps[0])
+    known = profile(seen)
+    with pytest.raises(ValueError, match="keep"):
+        resolve(CFG(Interval(4, keep=0.9), reference=weak), known)
+
+
+# The radius
+
+
+def test_the_radius_is_a_percentile_of_the_gap_with_its_momentum():
+    clean, gap = predictions()
+    kept, sizes = torch.zeros(1, NUMEL, dtype=torch.float64), []
+    for t in range(STEPS):
+        kept = gap[:, t] - 0.5 * kept
+        sizes.append(kept.norm(dim=1) / NUMEL**0.5)
+    expected = float(torch.cat(sizes).repeat(10).quantile(0.9))  # ten prompts alike
+    guider = resolve(APG(4, rescale="p90"), profile(track(clean, gap)))
+    assert guider.rescale is None
+    assert guider.rescale_rms == pytest.approx(expected, rel=1e-3)
+
+
+# Intent as such
+
+
+def test_explicit_numbers_stay():
+    guider = APG(Interval(5, 0.1, 3)) + CFG(2) | Rescale(0.3)
+    assert intents(guider) == []
+    assert resolve(guider, profile(track(*predictions()))) is guider
+
+
+def test_all_of_a_guider_is_resolved():
+    known = profile(track(*predictions(prompts=30)))
+    guider = APG(Adaptive(Interval(Match(4), keep=0.9), save=0.2), rescale="p75") + CFG(
+        Interval(3, keep=0.65)
+    ) | Rescale(0.4)
+    assert len(intents(guider)) == 5
+    found = resolve(guider, known)
+    assert intents(found) == []
+    assert resolve(found, known) is found
+    assert found.posts == guider.posts
+    gate = found.terms[0].when
+    assert isinstance(gate, Adaptive)
+    assert gate.scale.scale.scale > 4  # APG does less than CFG at the same number
+    assert Guider.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize(
+    "guider",
+    [
+        CFG(Adaptive(3, save=0.2)),
+        CFG(Interval(3, keep=0.9)),
+        APG(Match(CFG(7.5))),
+        APG(rescale="p90"),
+        CFG(3) + APG(Match(3)),
+    ],
+)
+def test_without_a_profile_intent_is_an_error(guider):
+    assert Guider.from_dict(json.loads(json.dumps(guider.to_dict()))) == guider
+    with pytest.raises(ValueError, match=r"guider has .*resolve\("):
+        Denoiser(guider, 1)
+
+
+def test_what_excludes_each_other():
+    assert Adaptive(3, threshold=0.9).replace(save=0.2) == Adaptive(3, save=0.2)
+    assert Adaptive(3, save=0.2).replace(threshold=0.9) == Adaptive(3, threshold=0.9)
+    assert Interval(3, 1, 2).replace(keep=0.5) == Interval(3, keep=0.5)
+    assert Interval(3, keep=0.5).replace(low=1) == Interval(3, low=1)
+    for make, words in (
+        (lambda: Adaptive(3, threshold=0.9, save=0.2), "save is 0.2"),
+        (lambda: Adaptive(3, space="output", save=0.2), "save is 0.2"),
+        (lambda: Adaptive(3, save=0.6), "save is 0.6"),
+        (lambda: Interval(3, low=1, keep=0.9), "keep is 0.9"),
+        (lambda: Interval(3, keep=1), "keep is 1"),
+        (lambda: APG(rescale="p100"), "rescale is 'p100'"),
+        (lambda: APG(rescale="big"), "rescale is 'big'"),
+        (lambda: APG(rescale="p90", rescale_rms=0.1), "rescale_rms is 0.1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()
+
+
+# Files
+
+
+def test_a_profile_is_the_same_from_its_file(tmp_path):
+    known = profile(track(*predictions(prompts=40)))
+    known.sigma[0] = math.inf
+    known.save(tmp_path / "p.json")
+    again = Profile.load(tmp_path / "p.json")
+    assert again.sigma == pytest.approx(known.sigma, rel=1e-5)
+    for guider in (CFG(Adaptive(4, save=0.2)), APG(Match(4)), CFG(Interval(4, keep=0.65))):
+        one, other = (resolve(guider, each).to_dict()["scale"] for each in (known, again))
+        for value in (one, other):
+            assert value
+        numbers = [
+            v if isinstance(v, float) else v.get("threshold", v.get("low")) for v in (one, other)
+        ]
+        assert numbers[0] == pytest.approx(numbers[1], rel=0.02)
+
+
+def test_another_run_is_refused():
+    known = profile(track(*predictions()))
+    other = [Step(i, STEPS, 0, Level(1, 1.1 * s)) for i, s in enumerate(SIGMA)]
+    with pytest.raises(ValueError, match=r"noise levels are 7 evaluations .*guiders profile"):
+        resolve(APG(Match(4)), known, other)
+    with pytest.raises(ValueError, match="noise levels"):
+        resolve(APG(Match(4)), known, steps()[:-1])
+    with pytest.raises(ValueError, match=r"latents are \(4, 8\)"):
+        resolve(APG(Match(4)), known, steps(), (4, 8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.pop("format"),
+        lambda d: d.pop("tracks"),
+        lambda d: d["tracks"].clear(),
+        lambda d: d["effects"].clear(),
+        lambda d: d["sigma"].pop(),
+        lambda d: d["tracks"][0]["products"].pop(),
+        lambda d: d["tracks"][0]["gaps"][0]["size"].pop(),
+        lambda d: d["tracks"][0]["gaps"][0].pop("disagreement"),
+        lambda d: d["facts"].update(latents="many"),
+    ],
+)
+def test_files_that_are_no_profiles(tmp_path, change):
+    path = tmp_path / "p.json"
+    profile(track(*predictions())).save(path)
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"Profile: path is .*p.json.*guiders profile"):
+        Profile.load(path)
