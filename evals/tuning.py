@@ -153,7 +153,8 @@ def tune(
             known[key] = settle(load(), job, guider, profile)
         return known[key]
 
-    start, model = explicit(space.at(space.start)), model_facts(load())
+    start = settle(load(), job, space.at(space.start), profile)
+    model = model_facts(load())
     facts = {
         "guider": space.text, "metric": goal.one.key, "direction": goal.direction,
         "target": goal.target, "pictures": request.count, "reference": request.reference,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import tiny
-from guiders import APG, CFG
+from guiders import APG, CFG, Interval
 from guiders.evals import Figure, Plan, Request, tune
 from guiders.evals.bootstrap import Estimate
 from guiders.evals.goals import Goal, parse_goal
@@ -113,6 +113,21 @@ def test_what_is_refused_does_not_count_and_is_left(tmp_path):
     assert min(trial.loss for trial in trials) < 1  # it lies near the edge
     assert [len(drawn) for drawn, _ in told] == sorted(len(drawn) for drawn, _ in told)
     assert len({trial.values for trial in trials}) == 16
+
+
+def test_intents_are_drawn_as_numbers_or_refused(tmp_path):
+    def explicit(guider):
+        if guider.when.keep > 0.9:
+            raise ValueError("no interval keeps that")
+        return CFG(Interval(7.5, low=1 - guider.when.keep))
+
+    seen, told = [], []
+    space, goal = parse_space("cfg+interval(keep=0.5..0.99)"), Goal(Wanted("clip"), "higher")
+    search(space, goal, measure(lambda guider: -guider.when.low, seen), 8, tmp_path / "j.log",
+           after=lambda *so_far: told.append(so_far), explicit=explicit)  # fmt: skip
+    assert len(seen) == 8
+    assert min(guider.when.low for guider in seen) < 0.15
+    assert set(told[-1][1]) == {"no interval keeps that"}
 
 
 def test_numbers_that_are_not_finite_are_refused_settings(tmp_path):
