@@ -73,6 +73,12 @@ class Goal:
             draws = np.abs(draws - self.target)
         return Figure(abs(value - self.target), draws)
 
+    def gap(self, one: Figure, other: Figure) -> Estimate:
+        """The difference of two figures, or of their distances to the target, paired."""
+        if self.target is None:
+            return one.minus(other)
+        return self.loss(one).minus(self.loss(other))
+
     def verdict(self, difference: Estimate) -> str:
         """Did the loss fall? ``difference`` is that of the best to the start."""
         if math.isnan(difference.low):

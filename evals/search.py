@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ..guidance import Guider
@@ -31,14 +32,19 @@ class Trial:
     Attributes:
         number: of the trial, from 0 in the order in which they were drawn.
         values: of the ranges, in order.
+        figure: with its draws, for paired differences.
         loss: what the search lowers, by which trials are ranked.
     """
 
     number: int
     values: tuple[float, ...]
-    estimate: Estimate
     loss: float
     nfe: float
+    figure: Figure = field(compare=False)
+
+    @property
+    def estimate(self) -> Estimate:
+        return self.figure.estimate
 
 
 def search(
@@ -101,8 +107,9 @@ def search(
                 trial.set_user_attr("refused", str(error))
                 study.tell(trial, state=states.PRUNED)
                 continue
-            ends = [None if math.isnan(end) else float(end) for end in figure.estimate[1:]]
-            trial.set_user_attr("figure", [float(figure.value), *ends, float(nfe)])
+            draws = None if figure.draws is None else figure.draws.tolist()
+            trial.set_user_attr("figure", [float(figure.value), draws, figure.centred])
+            trial.set_user_attr("nfe", float(nfe))
             loss = float(goal.loss(figure).value)
             # The distance to a target has a kink there, its square has none, and ranks the same.
             study.tell(trial, loss if goal.target is None else loss**2)
@@ -138,10 +145,10 @@ def _read(past: Sequence[Any]) -> tuple[list[Trial], list[str]]:
         if "figure" not in kept:
             refused += [kept["refused"]] if "refused" in kept else []
             continue
-        value, low, high, nfe = (math.nan if x is None else x for x in kept["figure"])
-        drawn.append(
-            Trial(len(drawn), tuple(kept["values"]), Estimate(value, low, high), one.value, nfe)
-        )
+        value, draws, centred = kept["figure"]
+        figure = Figure(value, None if draws is None else np.array(draws), centred)
+        values = tuple(kept["values"])
+        drawn.append(Trial(len(drawn), values, one.value, kept["nfe"], figure))
     return drawn, refused
 
 

@@ -245,7 +245,6 @@ def _check(tuning: Tuning, measure: Measure, unseen: Request, new: int, out: Pat
     guiders = [tuning.guider(trial) for trial in (tuning.start, tuning.best)]
     start, best = (measure(guider)[0] for guider in guiders)
     lost = goal.loss(best).minus(goal.loss(start))
-    shown = lost if goal.target is not None else best.minus(start)
     one, other = (folder_of(out / "check", guider) for guider in guiders)
     seeds = (seed, seed + unseen.count - 1)
-    return Check(start, best, shown, goal.verdict(lost), seeds, new, (one, other))
+    return Check(start, best, goal.gap(best, start), goal.verdict(lost), seeds, new, (one, other))

@@ -85,16 +85,18 @@ def verdict(tuning: Tuning) -> tuple[str, str]:
         f"{plain(best.estimate.value)} ({settings(tuning, best)}), the best of "
         f"{len(tuning.trials)}"
     )
+    if (same := alike(tuning)) is not None:
+        story += f", from which {same} of the others cannot be told on these pictures"
     ends = [
         one.name
         for one, value in zip(tuning.space.ranges, best.values, strict=True)
         if value in (one.low, one.high)
     ]
     if ends:
-        story += f", with {' and '.join(ends)} at an end of what was searched"
+        story += f"; {' and '.join(ends)} at an end of what was searched"
     check = tuning.check
     if check is None:
-        return "Not checked yet.", f"{story}, which chance flatters."
+        return "Not checked yet.", f"{story}. Chance flatters the best of many."
     what = "" if goal.target is None else " of the distance to the target"
     gap, count = check.difference, tuning.request.count
     known = count - check.new
@@ -114,13 +116,24 @@ def ranked(tuning: Tuning) -> list[Trial]:
     return sorted(tuning.trials, key=lambda trial: (trial.loss, trial.number))
 
 
+def alike(tuning: Tuning) -> int | None:
+    """How many other trials cannot be told from the best; ``None`` without intervals."""
+    gaps = [tuning.goal.gap(t.figure, tuning.best.figure) for t in tuning.trials]
+    if any(math.isnan(gap.low) for gap in gaps):
+        return None
+    return sum(gap.low <= 0 <= gap.high for gap in gaps) - 1
+
+
 def rows(tuning: Tuning) -> list[list[str]]:
     """The table of trials, its head first."""
-    table = [["trial", head(tuning.goal.one), *tuning.space.names, "evaluations per image"]]
+    goal, best = tuning.goal, tuning.best
+    gap = "to the best" if goal.target is None else "further from the target than the best"
+    table = [["trial", *tuning.space.names, head(goal.one), gap, "evaluations per image"]]
     for trial in ranked(tuning):
         name = f"{trial.number}{' (start)' if trial.number == 0 else ''}"
         values = [f"{value:g}" for value in trial.values]
-        table.append([name, shown(tuning.goal.one, trial.estimate), *values, f"{trial.nfe:.1f}"])
+        far = "" if trial is best else shown(goal.one, goal.gap(trial.figure, best.figure), True)
+        table.append([name, *values, shown(goal.one, trial.estimate), far, f"{trial.nfe:.1f}"])
     return table
 
 
@@ -128,7 +141,7 @@ def markdown(tuning: Tuning) -> str:
     """What was found, and every trial."""
     short, story = verdict(tuning)
     top, *rest = ["| " + " | ".join(row) + " |" for row in rows(tuning)]
-    line = "|---" * (len(tuning.space.names) + 3) + "|"
+    line = "|---" * (len(tuning.space.names) + 4) + "|"
     return "\n".join(
         [f"# {title(tuning)}", "", facts(tuning), "", f"**{short}** {story}", "", top, line, *rest]
     ) + "\n"  # fmt: skip

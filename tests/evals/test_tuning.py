@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tiny
 from guiders import APG, CFG, Interval
-from guiders.evals import Figure, Plan, Request, tune
+from guiders.evals import Figure, Plan, Request, Tuning, tune
 from guiders.evals.bootstrap import Estimate
 from guiders.evals.goals import Goal, parse_goal
 from guiders.evals.metrics import Wanted
 from guiders.evals.search import search
-from guiders.evals.tuning_report import markdown, verdict
+from guiders.evals.tuning_report import alike, markdown, rows, verdict
 from guiders.guidance.denoiser import NotFiniteError
 from guiders.pipelines.generate import Settings
 from guiders.pipelines.ranges import parse_space
@@ -275,8 +275,8 @@ def test_the_check_is_of_pictures_that_the_search_has_not_seen(request_, tmp_pat
     for manifest in (start, best):
         assert manifest["seeds"] == [10, 12]  # after 7, 8 and 9
         assert manifest["pictures"] == 3
-    rows = (out / "check" / "prompts.jsonl").read_text().splitlines()
-    assert [json.loads(row)["prompt"] for row in rows] == ["green apple", "moon", "fish"]
+    lines = (out / "check" / "prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["green apple", "moon", "fish"]
     assert found.check.new == 3
     for run in (out / "runs").iterdir():
         assert json.loads((run / "manifest.json").read_text())["seeds"] == [7, 9]
@@ -288,6 +288,9 @@ def test_the_check_is_of_pictures_that_the_search_has_not_seen(request_, tmp_pat
     assert len(before) == (3 + 2) * 3
     again = tune(request_, "apg(2..12)", out, load, 3, direction="higher")
     assert again.trials == found.trials
+    for one, other in zip(again.trials, found.trials, strict=True):
+        assert (one.figure.draws == other.figure.draws).all()
+    assert markdown(again) == markdown(found)
     assert again.check.difference == found.check.difference
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} == before
 
@@ -298,6 +301,26 @@ def test_the_check_is_of_pictures_that_the_search_has_not_seen(request_, tmp_pat
     with pytest.raises(ValueError, match="pictures is 3, and not 4; allowed is another folder"):
         other = dataclasses.replace(request_, count=4)
         tune(other, "apg(2..12)", out, load, 3, direction="higher")
+
+
+def test_trials_that_cannot_be_told_from_the_best_are_counted(tmp_path):
+    noise = np.random.default_rng(0).normal(size=200)
+
+    def one(guider):  # the figure is the scale, and below 5 a matter of chance
+        scale = guider.when.scale
+        own = np.roll(noise, int(100 * scale)) if scale < 5 else 0
+        return Figure(scale, scale + noise + 9 * own), 2.0
+
+    trials = search(parse_space("cfg"), LOWER, one, 9, tmp_path / "j.log")
+    tuning = Tuning(None, parse_space("cfg"), LOWER, 9, {}, lambda guider: guider, trials)
+    low = [trial for trial in trials if trial.values[0] < 5]
+    assert 1 < len(low) < 9
+    assert alike(tuning) >= len(low) - 1
+    table = {row[0]: row for row in rows(tuning)}
+    assert table[f"{tuning.best.number}"][3] == ""
+    other = next(trial for trial in trials[1:] if trial.values[0] > 6)
+    gap = other.figure.minus(tuning.best.figure)
+    assert table[f"{other.number}"][3].startswith(f"{gap.value:+.2f} ({gap.low:+.2f} to")
 
 
 def test_scores_of_ones_own(request_, tmp_path, monkeypatch):
