@@ -76,7 +76,7 @@ def search(
     done = min(budget, len(study.get_trials(states=(states.COMPLETE,))))
     with tqdm(total=budget, initial=done, desc="trials", unit="trial", disable=None) as bar:
         while True:
-            past = study.get_trials(states=seen)
+            past = study.get_trials(deepcopy=False, states=seen)
             drawn, refused = _read(past)
             after(drawn, refused)
             if drawn:
