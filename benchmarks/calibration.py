@@ -2,24 +2,25 @@
 
     python benchmarks/calibration.py --out benchmarks/results/calibration-cpu.md
 
-The profile is the one that ships for the emoji model at 20 steps, or ``--profile``. Everything is
-drawn with other prompts and seeds. Intervals are 95 % bootstrap intervals over prompts.
+The profile is the one that ships for the emoji model at 20 steps. Everything is drawn with other
+prompts and seeds. Intervals are 95 % bootstrap intervals over prompts. SSIM needs torchmetrics.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import guiders
 import numpy as np
 import torch
-from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, Term, WeakModel, guided
+from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, WeakModel, guided, models
 from guiders.evals import bootstrap, load_prompts
-from guiders.guidance.types import dot
+from guiders.guidance import apg
 from guiders.pipelines.generate import Settings, load_pipeline, sample
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -27,42 +28,59 @@ from tqdm import tqdm
 
 STEPS, BATCH, SEED = 20, 32, 100_000
 WEAK = WeakModel("emoji-weak")
+Make = Callable[[float], Guider]
+SAVED: dict[str, Make] = {
+    "CFG 2": lambda save: CFG(Adaptive(2, save=save)),
+    "CFG 4": lambda save: CFG(Adaptive(4, save=save)),
+    "CFG 8": lambda save: CFG(Adaptive(8, save=save)),
+    "CFG 3": lambda save: CFG(Adaptive(3, save=save)),
+    "CFG 4, cosine of eps": lambda save: CFG(Adaptive(4, save=save, space="eps")),
+    "APG 4": lambda save: APG(Adaptive(4, save=save)),
+    "APG 10": lambda save: APG(Adaptive(10, save=save)),
+    "autoguidance 2": lambda save: CFG(Adaptive(2, save=save), reference=WEAK),
+}
+MATCHED: dict[str, Make] = {
+    "APG": lambda scale: APG(Match(CFG(scale))),
+    "APG, radius 2.5": lambda scale: APG(Match(CFG(scale)), rescale=2.5),
+    "APG, radius p90": lambda scale: APG(Match(CFG(scale)), rescale="p90"),
+    "APG, projection alone": lambda scale: APG(Match(CFG(scale)), rescale=0, momentum=0),
+    "APG, momentum -0.75, eta 0.3": lambda s: APG(Match(CFG(s)), momentum=-0.75, eta=0.3),
+}
 
 
 @dataclass
 class Seen:
-    """A guider on all prompts (N): pictures (N, 3, H, W), evaluations and effective scales."""
+    """A guider on N prompts: pictures (N, 3, H, W), evaluations and effective scales (N)."""
 
-    guider: Guider
+    guider: Any
     pictures: Tensor
     evaluations: np.ndarray
     effective: np.ndarray
 
 
 class Bench:
-    """A pipeline, its profile and prompts that the profile has not seen."""
+    """A pipeline, its profile, and prompts that the profile has not seen."""
 
-    def __init__(self, pipe: Any, profile: Profile | None, prompts: list[str], quiet: bool) -> None:
-        self.pipe, self.profile, self.prompts, self.quiet = pipe, profile, prompts, quiet
+    def __init__(self, pipe: Any, profile: Profile, prompts: Sequence[str]) -> None:
+        self.pipe, self.profile, self.prompts = pipe, profile, prompts
 
     def see(self, guider: Guider, steps: int = STEPS, diagnose: bool = False) -> Seen:
         jobs = [
-            Settings(prompt, None, num_inference_steps=steps, seed=SEED + n)
-            for n, prompt in enumerate(self.prompts)
+            Settings(prompt, None, num_inference_steps=steps, seed=SEED + number)
+            for number, prompt in enumerate(self.prompts)
         ]
-        pictures, evaluations, effective, resolved = [], [], [], guider
+        pictures, evaluations, effective, resolved = [], [], [], None
         for start in range(0, len(jobs), BATCH):
-            batch = jobs[start : start + BATCH]
             with guided(
                 self.pipe, guider, quiet=True, diagnose=diagnose, profile=self.profile
             ) as run:
-                images = sample(self.pipe, batch, output_type="pt")
-            resolved = run.guider  # type: ignore[assignment]
+                images = sample(self.pipe, jobs[start : start + BATCH], output_type="pt")
+            resolved = run.guider
             pictures.append(torch.stack([torch.as_tensor(image) for image in images]))
             evaluations += run.last.evaluations
             if diagnose:
-                scales = [r.diagnosis.effective_scale for r in run.records if r.diagnosis]
-                effective.append(np.mean(scales, axis=0))
+                rows = [r.diagnosis.effective_scale for r in run.records if r.diagnosis]
+                effective.append(np.mean(rows, axis=0))
         return Seen(
             resolved, torch.cat(pictures).float(), np.array(evaluations),
             np.concatenate(effective) if diagnose else np.zeros(0),
@@ -74,87 +92,138 @@ def estimate(values: np.ndarray, digits: int = 3, unit: str = "") -> str:
     return f"{value}{unit} ({low} to {high})"
 
 
-def saves(bench: Bench, wanted: list[float], guiders_: dict[str, Any]) -> list[str]:
+def saves(bench: Bench, shares: Sequence[float]) -> list[str]:
     """How much is saved where a share is asked for."""
     lines = [
-        "| asked | guider | threshold | saved on unseen prompts | off by, points |",
+        "| guider | asked to save | threshold | saved on unseen prompts | off by, points |",
         "|---|---|---|---|---|",
     ]
-    for name, make in tqdm(guiders_.items(), desc="saved", disable=bench.quiet):
-        for save in wanted:
+    for name, make in tqdm(SAVED.items(), desc="saved"):
+        for save in shares:
             seen = bench.see(make(save))
-            gate: Any = seen.guider.terms[0].when
             saved = 1 - seen.evaluations / (2 * STEPS)
             off = 100 * (saved.mean() - save)
             lines.append(
-                f"| {100 * save:g} % | {name} | {gate.threshold:.5f} | "
+                f"| {name} | {100 * save:g} % | {seen.guider.when.threshold:.5f} | "
                 f"{estimate(100 * saved, 1, ' %')} | {off:+.1f} |"
             )
     return lines
 
 
-def matches(bench: Bench, pairs: list[tuple[str, Any, float]]) -> list[str]:
+def matches(bench: Bench, pairs: Sequence[tuple[str, Make, float]]) -> list[str]:
     """The effective scale where one is asked for."""
     lines = [
         "| guider | as strong as | scale found | effective scale on unseen prompts | off by |",
         "|---|---|---|---|---|",
     ]
-    for name, make, target in tqdm(pairs, desc="matched", disable=bench.quiet):
-        seen = bench.see(make(target), diagnose=True)
-        term: Any = seen.guider.terms[0]
-        off = 100 * (seen.effective.mean() / target - 1)
+    for name, make, scale in tqdm(pairs, desc="matched"):
+        seen = bench.see(make(scale), diagnose=True)
+        off = 100 * (seen.effective.mean() / scale - 1)
         lines.append(
-            f"| {name} | CFG {target:g} | {term.when} | {estimate(seen.effective, 2)} | "
+            f"| {name} | CFG {scale:g} | {seen.guider.when} | {estimate(seen.effective, 2)} | "
             f"{off:+.1f} % |"
         )
     return lines
 
 
+def shortened(bench: Bench, percentiles: Sequence[int]) -> list[str]:
+    """The share of gaps beyond a radius that is given as a percentile."""
+    lines = ["| guider | radius found, RMS | gaps shortened on unseen prompts |", "|---|---|---|"]
+    shrink, counts = apg.shrink, []
+
+    def counted(vector: Tensor, radius: float) -> Tensor:
+        factors = shrink(vector, radius)
+        counts.extend((factors < 1).tolist())
+        return factors
+
+    apg.shrink = counted
+    for percentile in tqdm(percentiles, desc="shortened"):
+        counts.clear()
+        seen = bench.see(APG(4, rescale=f"p{percentile}"))
+        lines.append(
+            f"| APG 4, rescale p{percentile} | {seen.guider.rescale_rms:.4g} | "
+            f"{100 * np.mean(counts):.1f} % |"
+        )
+    apg.shrink = shrink
+    return lines
+
+
+def keeps(bench: Bench, scales: Sequence[float], shares: Sequence[float]) -> list[str]:
+    """What an interval keeps of the effect, and fewer steps of plain CFG beside it."""
+    lines = [
+        "| scale | asked to keep | sigma | kept on unseen prompts | evaluations | "
+        "SSIM to full guidance | the same of fewer steps: kept | evaluations | SSIM |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for scale in tqdm(scales, desc="kept"):
+        full, none = (bench.see(CFG(w)).pictures for w in (scale, 1.0))
+        for share in shares:
+            part = bench.see(CFG(Interval(scale, keep=share)))
+            fewer = bench.see(CFG(scale), math.ceil(part.evaluations.mean() / 2))
+            gate, sides = part.guider.when, []
+            for seen in (part, fewer):
+                lost = math.sqrt(square(seen.pictures - full) / square(full - none))
+                sides.append(
+                    f"{100 * (1 - lost):.1f} % | {seen.evaluations.mean():g} | "
+                    f"{estimate(ssim(seen.pictures, full))}"
+                )
+            high = "inf" if gate.high is None else f"{gate.high:g}"
+            lines.append(
+                f"| {scale:g} | {100 * share:g} % | ({gate.low:g}, {high}] | {' | '.join(sides)} |"
+            )
+    return lines
+
+
+def square(difference: Tensor) -> float:
+    return float(difference.double().square().mean())
+
+
+def ssim(pictures: Tensor, others: Tensor) -> np.ndarray:
+    values = structural_similarity_index_measure(pictures, others, data_range=1.0, reduction="none")
+    return torch.as_tensor(values).double().numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--profile", type=Path, help="of the emoji model at 20 steps")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     pipe = load_pipeline("emoji")
     pipe.set_progress_bar_config(disable=True)
-    profile = Profile.load(args.profile) if args.profile else None
+    shipped = next(path for path in models.profiles() if path.stem.endswith(f"-{STEPS}"))
+    profile = Profile.load(args.profile or shipped)
     texts = list(load_prompts("emoji").texts)
-    random.Random(1).shuffle(texts)
-    bench = Bench(pipe, profile, texts[-args.prompts :], args.quiet)
-    cfg = lambda scale: lambda save: CFG(Adaptive(scale, save=save))
-    apg = lambda scale: lambda save: APG(Adaptive(scale, save=save))
-    lines = saves(
-        bench,
-        [0.1, 0.2, 0.3, 0.4],
-        {
-            "CFG 2": cfg(2),
-            "CFG 4": cfg(4),
-            "CFG 8": cfg(8),
-            "CFG 3": cfg(3),
-            "APG 4": apg(4),
-            "APG 10": apg(10),
-        },
+    random.Random(profile.facts["seed"]).shuffle(texts)  # as the profile did
+    unseen = texts[profile.facts["prompts"] :]
+    random.Random(1).shuffle(unseen)
+    bench = Bench(pipe, profile, unseen[: args.prompts])
+    auto = [
+        ("autoguidance", lambda scale: CFG(Match(CFG(scale)), reference=WEAK), scale)
+        for scale in (1.2, 1.3, 1.4)
+    ]
+    pairs = [(name, make, s) for name, make in MATCHED.items() for s in (2, 3, 4, 7.5)]
+    effect = profile.effects[0].prompts
+    sections = [
+        ("Adaptive(save=...)", saves(bench, (0.1, 0.2, 0.3, 0.4))),
+        ("Match(CFG(...))", matches(bench, [*pairs, *auto])),
+        ('APG(rescale="p...")', shortened(bench, (50, 75, 90))),
+        ("Interval(keep=...)", keeps(bench, (2, 4, 8), (0.7, 0.8, 0.9, 0.95))),
+    ]
+    text = (
+        "# Intent on unseen prompts\n\n"
+        f"`python benchmarks/calibration.py`: the emoji model, {STEPS} steps, "
+        f"{len(bench.prompts)} prompts and seeds that the profile has not seen. The profile is of "
+        f"{profile.facts['prompts']} prompts, its effects of {effect}; it cost "
+        f"{profile.cost:.2f} plain runs of its prompts for each scale. In brackets 95 % bootstrap "
+        "intervals over prompts.\n"
     )
-    print("\n".join(lines), flush=True)
-    lines = matches(
-        bench,
-        [
-            (name, make, target)
-            for name, make in {
-                "APG": lambda t: APG(Match(t)),
-                "APG, radius 2.5": lambda t: APG(Match(t), rescale=2.5),
-                "APG, projection alone": lambda t: APG(Match(t), rescale=0, momentum=0),
-                "APG, momentum -0.75, eta 0.3": lambda t: APG(Match(t), momentum=-0.75, eta=0.3),
-                "APG, radius p90": lambda t: APG(Match(t), rescale="p90"),
-            }.items()
-            for target in (2, 3, 4, 7.5)
-        ]
-        + [("autoguidance", lambda t: CFG(Match(t), reference=WEAK), t) for t in (1.2, 1.3, 1.4)],
-    )
-    print("\n".join(lines), flush=True)
+    for title, lines in sections:
+        text += f"\n## {title}\n\n" + "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -101,8 +101,7 @@ def _colour(effect: Effect) -> list[Advice]:
         return [
             Advice(
                 f"{where}, and {100 * burnt:.1f} % of the channel values are burnt to black or "
-                "white that were not without guidance. APG of the same strength burns less as a "
-                "rule.",
+                "white that were not without guidance. APG of the same strength to compare:",
                 f"apg(match({effect.scale:g}))",
             )
         ]

@@ -109,8 +109,8 @@ def _gap(track: Track) -> Gap:
 def _line(scale: float, style: int, y: Sequence[float], low: Sequence[float] | None = None,
           high: Sequence[float] | None = None) -> Line:  # fmt: skip
     none = [math.nan] * len(y)
-    rows = zip(range(len(y)), y, low or none, high or none, strict=True)
-    points = [Point(x, *values) for x, *values in rows if math.isfinite(values[0])]
+    rows = zip(y, low or none, high or none, strict=True)
+    points = [Point(x, *row) for x, row in enumerate(rows) if math.isfinite(row[0])]
     return Line(_label(scale), points, style)
 
 

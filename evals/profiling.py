@@ -22,7 +22,8 @@ from .tracks import Recorder, draw, facts_of
 
 GROUPS = 5  # of evaluations, whose effect is measured
 LEAST = 8  # prompts
-QUARTER = 4  # of the prompts is drawn with APG; a quarter of that finds its scale
+QUARTER = 4  # of the prompts is drawn with APG
+PILOTS = 2  # of a quarter of those find its scale
 STRONGEST = 50.0
 
 
@@ -160,19 +161,24 @@ class _Work:
 
     def at(self, scale: float) -> tuple[list[Track], Effect]:
         """The tracks of one scale, and its effect."""
-        count, groups = len(self._jobs), min(GROUPS, self._jobs[0].num_inference_steps)
+        count = len(self._jobs)
         side, pilot = max(2, count // QUARTER), max(1, count // QUARTER**2)
-        few = max(1, int((count - side - pilot) / runs(groups)))  # as many as two plain runs leave
-        total = count + side + pilot + few * (1 + groups + 2 * max(0, groups - 2))
+        left = count - side - PILOTS * pilot  # of two plain runs
+        most = min(GROUPS, self._jobs[0].num_inference_steps)
+        groups = next(number for number in range(most, 0, -1) if runs(number) <= left)
+        few = int(left / runs(groups))
+        total = count + side + PILOTS * pilot + few * (1 + groups + 2 * max(0, groups - 2))
         self._evaluations = 0
         with self._progress(f"scale {scale:g}", total):
             watch = Watch(groups, few)
             track, full = self._walk(CFG(scale), count, watch)
             plain = self._evaluations
-            start = max(2.0, scale)
-            found, _ = self._walk(APG(start), pilot)
-            strength = max((found.effective - 1) / (start - 1), 0.02)
-            beside, _ = self._walk(APG(min(1 + (scale - 1) / strength, STRONGEST)), side)
+            own = scale
+            for _ in range(PILOTS):
+                found, _ = self._walk(APG(own), pilot)
+                strength = max((found.effective - 1) / (own - 1), 0.02)
+                own = min(1 + (scale - 1) / strength, STRONGEST)
+            beside, _ = self._walk(APG(own), side)
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
         seen.x0 = watch.colours(self._pipe, self._jobs[0])
         self.cost = max(self.cost, self._evaluations / plain)

@@ -67,9 +67,8 @@ class APG(Term):
                 raise reject(self, "rescale", self.rescale, allowed)
             self._set("rescale", float(self.rescale))
         if self.rescale is not None and self.rescale_rms is not None:
-            raise reject(
-                self, "rescale_rms", self.rescale_rms, f"None beside rescale (= {self.rescale})"
-            )
+            there = self.rescale if self.percentile else f"{self.rescale:g}"
+            raise reject(self, "rescale_rms", self.rescale_rms, f"None beside rescale (= {there})")
         if self.rescale is None and self.rescale_rms is None:
             self._set("rescale_rms", SDXL_RMS)
 

@@ -132,6 +132,10 @@ class Config:
         """What a decoded JSON value stands for where a ``cls`` is wanted."""
         return value
 
+
+class Stored(Config):
+    """Base of the configs that are files by themselves."""
+
     def save(self, path: str | Path) -> None:
         """Write the JSON form to a file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -157,7 +161,9 @@ def intents(config: Any) -> list[str]:
     if not isinstance(config, Config):
         return []
     own = [config.intent] if config.intent else []
-    parts = fields_of(config) if dataclasses.is_dataclass(config) else ()
+    parts: tuple[dataclasses.Field, ...] = ()
+    if dataclasses.is_dataclass(config):
+        parts = fields_of(config)
     return own + [text for part in parts for text in intents(getattr(config, part.name))]
 
 

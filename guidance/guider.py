@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .config import Config, fields_of, reject
+from .config import Config, Stored, fields_of, reject
 from .reference import Negative, Reference
 from .scale import Scale, as_scale
 from .state import Rows
 from .types import Prediction, Query, Step
 
 
-class Guider(Config):
+class Guider(Stored):
     """Base of everything that can be attached: ``CFG(5) + APG(3) | Rescale(0.7)``."""
 
     @property

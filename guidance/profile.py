@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import bisect
 import json
 import math
@@ -255,11 +256,14 @@ def between(at: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def _gap(data: Mapping[str, Any]) -> Gap:
-    named = ("disagreement", "spread")
-    return Gap(
-        **{k: _tensor(v) for k, v in data.items() if k not in named},
-        **{k: {name: _tensor(v) for name, v in data[k].items()} for k in named},
-    )
+    by_name = ("disagreement", "spread")
+    read: dict[str, Any] = {
+        key: {name: _tensor(rows) for name, rows in value.items()}
+        if key in by_name
+        else _tensor(value)
+        for key, value in data.items()
+    }
+    return Gap(**read)
 
 
 def _tensor(values: Any) -> Tensor:
@@ -269,14 +273,13 @@ def _tensor(values: Any) -> Tensor:
     return torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float64)
 
 
-def _square(rows: Sequence[Sequence[int]]) -> Tensor:
-    """The symmetric matrix of a lower triangle in per cent, without its diagonal of ones."""
-    size = len(rows) + 1
+def _square(text: str) -> Tensor:
+    """The inverse of ``_triangle``."""
+    values = torch.frombuffer(bytearray(base64.b64decode(text, validate=True)), dtype=torch.int8)
+    size = (1 + math.isqrt(1 + 8 * len(values))) // 2
     matrix = torch.eye(size, dtype=torch.float64)
-    for number, row in enumerate(rows, 1):
-        values = torch.tensor(row, dtype=torch.float64) / 100
-        matrix[number, :number] = values
-        matrix[:number, number] = values
+    rows, columns = torch.tril_indices(size, size, -1)
+    matrix[rows, columns] = matrix[columns, rows] = values.double() / 127
     return matrix
 
 
@@ -298,6 +301,8 @@ def _plain(value: Any, digits: int = 3) -> Any:
     return value
 
 
-def _triangle(matrix: Tensor) -> list[list[int]]:
-    whole = (100 * matrix).round().to(torch.int64).tolist()
-    return [row[:number] for number, row in enumerate(whole)][1:]
+def _triangle(matrix: Tensor) -> str:
+    """Cosines below the diagonal, row by row, in bytes of 1 / 127."""
+    rows, columns = torch.tril_indices(len(matrix), len(matrix), -1)
+    values = (127 * matrix[rows, columns]).round().clamp(-127, 127).to(torch.int8)
+    return base64.b64encode(values.numpy().tobytes()).decode()

@@ -39,13 +39,14 @@ def find_profile(pipe: Any, steps: Sequence[Step], wanted: Any) -> Profile:
     kind = type(pipe.scheduler).__name__
     count = sum(step.stage == 0 for step in steps)
     shipped = [f"{p.facts['num_inference_steps']} steps of {p.facts['scheduler']}" for p in there]
+    lines = [] if name in models.PIPELINES else hints(type(pipe).__name__, wanted)
     raise ValueError(
         f"guider has {what}, which needs a profile of {name} at {count} steps of {kind}"
         + (f" (there is one for {', one for '.join(shipped)})" if shipped else "")
         + f"; make one with `guiders profile --model {name} --num-inference-steps {count} --out "
         "profile.json` (and --scheduler, --width, --height as for the run), then give it as "
         "--profile profile.json, in Python as guided(..., profile=...)"
-        + "".join(f"; {line}" for line in hints(type(pipe).__name__, wanted))
+        + "".join(f"; {line}" for line in lines)
     )
 
 

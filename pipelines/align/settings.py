@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...guidance import CFG, Config, Guider
-from ...guidance.config import choice, number, reject
+from ...guidance.config import Stored, choice, number, reject
 from .lora import ATTENTION
 from .truncation import Truncation
 
@@ -46,7 +46,7 @@ def whole(default: int, low: int = 0) -> Any:
 
 
 @dataclass(frozen=True)
-class AlignSettings(Config):
+class AlignSettings(Stored):
     """An alignment run. The defaults are those of AlignProp's released code, where it has one.
 
     Attributes:

@@ -253,6 +253,7 @@ def test_the_effect_of_another_reference_is_not_known():
     seen = track(*predictions())
     seen.references.append(reference_key(weak))
     seen.gaps.append(seen.gaps[0])
+    seen.products = torch.eye(3 * STEPS, dtype=torch.float64)
     known = profile(seen)
     with pytest.raises(ValueError, match="keep"):
         resolve(CFG(Interval(4, keep=0.9), reference=weak), known)
@@ -371,7 +372,8 @@ def test_another_run_is_refused():
         lambda d: d["tracks"].clear(),
         lambda d: d["effects"].clear(),
         lambda d: d["sigma"].pop(),
-        lambda d: d["tracks"][0]["products"].pop(),
+        lambda d: d["tracks"][0].update(products="AAAA"),
+        lambda d: d["tracks"][0].update(products="no base64"),
         lambda d: d["tracks"][0]["gaps"][0]["size"].pop(),
         lambda d: d["tracks"][0]["gaps"][0].pop("disagreement"),
         lambda d: d["facts"].update(latents="many"),

@@ -1,0 +1,268 @@
+"""What ``guiders profile`` measures, and what is made of it on other models."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, WeakModel, guided, models
+from guiders import profile as measured
+from guiders.evals.advice import advise
+from guiders.evals.effects import runs
+from guiders.evals.profile_chart import picture
+from guiders.guidance import intents
+from guiders.guidance.profile import LEVELS, NEGATIVE_KEY
+from guiders.pipelines.generate import Settings, sample
+from guiders.pipelines.settle import foreseen, settle
+
+PROMPTS = [f"{word} {number}" for word in ("red", "cat", "a b c", "heart") for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return tiny.sd("ddim")
+
+
+@pytest.fixture(scope="module")
+def known(sd):
+    return measured(sd, PROMPTS, (3, 6), num_inference_steps=8, batch_size=8, quiet=True)
+
+
+def test_what_it_has(known):
+    assert known.scales == [3, 6]
+    assert known.facts["latents"] == [4, 8, 8]
+    assert known.facts["pipeline"] == "StableDiffusionPipeline"
+    assert [track.guider["type"] for track in known.tracks] == ["CFG", "APG"] * 2
+    for track in known.tracks:
+        assert track.references == [NEGATIVE_KEY]
+        gap = track.gaps[0]
+        assert gap.size.shape == (8, len(LEVELS))
+        assert (gap.size.diff(dim=1) >= 0).all()
+        for rows in gap.disagreement.values():
+            assert (rows.diff(dim=1) >= 0).all()  # quantiles
+            assert (rows.diff(dim=0) <= 1e-12).all()  # of the largest cosine so far
+        assert torch.equal(track.products, track.products.T)
+    assert known.tracks[0].effective == pytest.approx(3)
+    for effect in known.effects:
+        assert effect.edges == [0, 2, 3, 5, 6, 8]
+        assert (effect.before[0], effect.before[-1]) == (0, 1)
+        assert (effect.after[0], effect.after[-1]) == (1, 0)
+        assert effect.before[1] == effect.alone[0]
+        assert effect.after[-2] == effect.alone[-1]
+        assert all(len(values) == 5 for values in effect.x0.values())
+
+
+def test_it_is_what_the_predictions_say(sd):
+    """One prompt many times over: every quantile is its own."""
+    prompts = ["red 1"] * 8
+    found = measured(sd, prompts, (4,), num_inference_steps=5, batch_size=8, quiet=True)
+    job = Settings("red 1", None, num_inference_steps=5)
+    with guided(sd, CFG(4), quiet=True, diagnose=True) as run:
+        sample(sd, [replace(job, seed=seed) for seed in range(8)])
+    gap = found.tracks[0].gaps[0]
+    for t, record in enumerate(run.records):
+        said = record.diagnosis
+        assert gap.cosine[t] == pytest.approx(sum(said.cosine) / 8, abs=1e-5)
+        assert gap.cosine_eps[t] == pytest.approx(sum(said.cosine_eps) / 8, abs=1e-5)
+        assert gap.parallel[t] == pytest.approx(sum(said.parallel) / 8, abs=1e-5)
+        assert gap.norm_ratio[t] == pytest.approx(sum(said.norm_ratio) / 8, rel=1e-4)
+        assert gap.size[t, -1] == pytest.approx(max(said.gap), rel=1e-4)
+        assert gap.size[t, 0] == pytest.approx(min(said.gap), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [8, 16])
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_it_costs_at_most_two_plain_runs(sd, count, steps):
+    found = measured(sd, PROMPTS[:count], (4,), num_inference_steps=steps, batch_size=8, quiet=True)
+    assert 1 < found.cost <= 2
+
+
+@pytest.mark.parametrize("groups", range(1, 8))
+def test_the_effect_costs_what_is_foreseen(groups):
+    """Counted: unguided, without one group, without several before and after."""
+    out = [groups, *[1] * groups, *range(2, groups), *range(2, groups)]
+    assert runs(groups) == pytest.approx(sum(1 - left / groups / 2 for left in out))
+
+
+def test_it_is_added_to(sd, known, tmp_path):
+    first = measured(sd, PROMPTS, (3,), num_inference_steps=8, batch_size=8, quiet=True)
+    weak = copy.deepcopy(sd.unet)
+    both = measured(
+        sd, PROMPTS, (3, 6), [CFG(2, reference=WeakModel(weak))], num_inference_steps=8,
+        batch_size=8, quiet=True, before=first,
+    )  # fmt: skip
+    assert both.scales == [3, 6]
+    assert both.tracks[:2] == first.tracks
+    assert len(both.tracks) == 5
+    assert both.tracks[4].gaps[1].size.abs().max() == 0  # the weak model is no other
+    both.save(tmp_path / "p.json")
+    assert Profile.load(tmp_path / "p.json").scales == [3, 6]
+    for change, words in (
+        ({"num_inference_steps": 7}, "num_inference_steps is 7; allowed to add"),
+        ({"seed": 1}, "seed is 1"),
+    ):
+        options = {"num_inference_steps": 8} | change
+        with pytest.raises(ValueError, match=words):
+            measured(sd, PROMPTS, (4,), batch_size=8, quiet=True, before=first, **options)
+
+
+def test_bad_arguments(sd):
+    for options, words in (
+        ({"prompts": ["one"]}, "prompts are 1; allowed are at least 8"),
+        ({"prompts": "a cat on a mat"}, "prompts are 1"),
+        ({"scales": (1,)}, r"scales are \[1.0\]"),
+        ({"scales": ()}, "scales are"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"guiders": [CFG(Adaptive(3))]}, "guiders have CFG"),
+        ({"guiders": [APG(rescale="p90")]}, "guiders have APG"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            measured(sd, **({"prompts": PROMPTS, "quiet": True} | options))
+
+
+# One JSON, two models
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    return tiny.sdxl("euler")
+
+
+GUIDER = APG(Adaptive(Match(4), save=0.2), rescale="p75") + CFG(Interval(2, keep=0.7))
+
+
+def test_the_same_json_keeps_its_promise_on_another_model(sdxl, tmp_path):
+    options = {"num_inference_steps": 10, "width": 32, "height": 32}
+    known = measured(sdxl, PROMPTS, (4,), batch_size=8, quiet=True, **options)
+    assert known.facts["latents"] == [4, 16, 16]
+    GUIDER.save(tmp_path / "g.json")
+    guider = Guider.load(tmp_path / "g.json")
+    emoji = models.load("emoji")
+    here = settle(emoji, Settings("red heart", None, num_inference_steps=20), guider)
+    there = settle(sdxl, Settings("red", None, **options), guider, known)
+    assert not intents([here, there])
+    for one, other in zip(here.terms, there.terms, strict=True):
+        assert one != other
+    assert here.terms[0].rescale_rms != there.terms[0].rescale_rms
+
+    jobs = [Settings(f"b {n}", None, seed=500 + n, **options) for n in range(24)]
+    with guided(sdxl, CFG(Adaptive(4, save=0.2)), quiet=True, profile=known) as run:
+        sample(sdxl, jobs, output_type="latent")
+    assert 1 - run.nfe / 20 == pytest.approx(0.2, abs=0.06)
+    with guided(sdxl, APG(Match(4)), quiet=True, diagnose=True, profile=known) as run:
+        sample(sdxl, jobs, output_type="latent")
+    scales = [r.diagnosis.effective_scale for r in run.records]
+    assert sum(map(sum, scales)) / 240 == pytest.approx(4, rel=0.05)
+
+
+# Attached
+
+
+def test_the_plan_has_the_numbers(sd, known, capsys):
+    guider = CFG(Adaptive(4, save=0.2))
+    with guided(sd, guider, profile=known) as run:
+        tiny.run(sd, steps=8)
+    resolved = settle(sd, Settings("x", None, num_inference_steps=8), guider, known)
+    assert run.guider == resolved
+    assert run.last.latents == (4, 8, 8)
+    threshold = resolved.when.threshold
+    assert f"reaches {threshold:g}; 8 steps" in capsys.readouterr().err
+    again = copy.copy(resolved)
+    with guided(sd, [again, guider], quiet=True, profile=known) as run:
+        tiny.run(sd, steps=8)
+    assert run.guider == [resolved, resolved]
+
+
+def test_every_call_has_its_own_numbers(sd, known):
+    with guided(sd, CFG(Interval(4, keep=0.7)), quiet=True, profile=known) as run:
+        tiny.run(sd, steps=8)
+        with pytest.raises(ValueError, match="noise levels are 7 evaluations"):
+            tiny.run(sd, steps=7)
+        tiny.run(sd, steps=8)
+    assert not intents(run.guider)
+
+
+def test_without_a_profile_the_command_is_named(sd):
+    with (
+        guided(sd, APG(Match(4)), quiet=True),
+        pytest.raises(ValueError, match=r"Match to CFG scale 4, .*guiders profile --model \S+ "),
+    ):
+        tiny.run(sd, steps=8)
+    with pytest.raises(ValueError, match="profile is 3"), guided(sd, CFG(3), profile=3):
+        pass
+    with pytest.raises(ValueError, match=r"no\.json"), guided(sd, CFG(3), profile="no.json"):
+        pass
+
+
+def test_a_profile_of_another_size_is_refused(sd, known):
+    with (
+        guided(sd, APG(Match(4)), quiet=True, profile=known),
+        pytest.raises(ValueError, match=r"latents are \(4, 4, 4\).*\(4, 8, 8\)"),
+    ):
+        sd("x", num_inference_steps=8, width=8, height=8, output_type="latent")
+
+
+def test_looking_ahead_evaluates_nothing(sd):
+    count = 0
+
+    def hook(*_):
+        nonlocal count
+        count += 1
+
+    handle = sd.unet.register_forward_hook(hook)
+    job = Settings("x", None, num_inference_steps=8)
+    shown = sd._progress_bar_config
+    steps, latents = foreseen(sd, job)
+    handle.remove()
+    assert count == 0
+    assert sd._progress_bar_config is shown
+    with guided(sd, CFG(3), quiet=True) as run:
+        sample(sd, [job])
+    assert steps == run.last.steps
+    assert latents == (4, 8, 8)
+
+
+# What ships
+
+
+def test_the_shipped_profiles_are_of_the_shipped_model():
+    pipe = models.load("emoji")
+    there = [Profile.load(path) for path in models.profiles("emoji")]
+    assert [p.facts["num_inference_steps"] for p in there] == [15, 20, 30]
+    for profile, path in zip(there, models.profiles("emoji"), strict=True):
+        job = Settings("red heart", None, num_inference_steps=profile.facts["num_inference_steps"])
+        steps, latents = foreseen(pipe, job)
+        profile.check(steps, latents)
+        assert profile.cost <= 2
+        assert path.stat().st_size < 200_000
+        guider = settle(pipe, job, APG(Adaptive(Match(CFG(4)), save=0.2), rescale="p90"))
+        assert guider.when.scale.scale > 4
+
+
+@pytest.mark.parametrize("steps", [15, 20, 30])
+def test_advice_holds_for_what_it_says(steps):
+    path = next(p for p in models.profiles("emoji") if p.stem.endswith(f"-{steps}"))
+    profile = Profile.load(path)
+    found = advise(profile)
+    assert all(one.text for one in found)
+    from guiders import resolve
+    from guiders.pipelines.parse import parse_guider
+
+    guiders = [one.guider for one in found if one.guider]
+    assert len(guiders) > 5
+    for text in guiders:
+        assert not intents(resolve(parse_guider(text), profile))
+
+
+def test_the_picture_has_every_scale(known):
+    drawn = picture(known)
+    assert drawn.startswith("<svg")
+    for words in ("CFG 3", "CFG 6", "Cosine of the noises", "Guidance kept up to here"):
+        assert words in drawn
+    assert "nan" not in drawn
+    assert json.dumps(known.facts["num_inference_steps"]) in drawn
+    assert math.isfinite(known.cost)
