@@ -186,7 +186,7 @@ class _Work:
                 own = 1 + (own - 1) / max(done, 0.1)
                 if number == side and abs(done - 1) < CLOSE:
                     break
-            few = int(count * (2 - self._evaluations / plain) / runs(groups))
+            few = int(count * (2 - self._evaluations / plain) / runs(groups) + 1e-6)
             self._bar.total = self._bar.n + few * pictures(groups)
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
         seen.x0 = watch.colours(self._pipe, self._jobs[0])
