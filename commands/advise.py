@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import textwrap
 from typing import Any
 
@@ -30,12 +31,13 @@ def run(args: argparse.Namespace) -> None:
     profile = Profile.load(shipped.get(args.profile, args.profile))
     facts = profile.facts
     print(f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
-          f"{facts['prompts']} prompts")  # fmt: skip
+          f"{facts['prompts']} prompts, effects and colours from {profile.effects[0].prompts}")  # fmt: skip
     flags = f"--model {facts['model']} --num-inference-steps {facts['num_inference_steps']}"
     if args.profile not in shipped:
         flags += f" --profile {args.profile}"
-    for one in advise(profile):
-        print()
-        print(textwrap.fill(one.text, 88))
-        if one.guider:
-            print(f"    guiders generate ... --guider '{one.guider}' {flags}")
+    for about, found in itertools.groupby(advise(profile), lambda one: one.about):
+        print(f"\n{about}")
+        for one in found:
+            print(textwrap.fill(f"- {one.text}", 88, subsequent_indent="  "))
+            if one.guider:
+                print(f"    guiders generate PROMPT --guider '{one.guider}' {flags}")

@@ -12,12 +12,19 @@ from ..guidance.profile import LEVELS, NEGATIVE_KEY, Effect, Gap, Track, between
 from ..pipelines.published import published_for
 
 KEEP, AGREED, BURNT = 0.95, 0.999, 0.01
+DEFAULTS, PUBLISHED = "Defaults, found on other models", "Published, not measured here"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What is seen, and what to do about it: the guider to give a command."""
+    """What is seen, and what to do about it.
 
+    Attributes:
+        about: what it is about, such as a scale of CFG.
+        guider: to give a command, where there is one.
+    """
+
+    about: str
     text: str
     guider: str = ""
 
@@ -45,6 +52,10 @@ def _is_plain(track: Track) -> bool:
     return bool(track.guider["type"] == "CFG" and track.guider["reference"] == NEGATIVE_KEY)
 
 
+def _name(effect: Effect) -> str:
+    return f"CFG {effect.scale:g}"
+
+
 def _where(profile: Profile, effect: Effect) -> Advice:
     low, high = smallest(profile, KEEP, effect.scale)
     inside = [s for s in profile.sigma if low < s and (high is None or s <= high)]
@@ -52,13 +63,16 @@ def _where(profile: Profile, effect: Effect) -> Advice:
     strongest = max(range(len(effect.alone)), key=lambda i: effect.alone[i])
     first, last = effect.edges[strongest], effect.edges[strongest + 1] - 1
     text = (
-        f"CFG {effect.scale:g}: guidance matters most from sigma {profile.sigma[first]:.3g} to "
+        f"Guidance matters most from sigma {profile.sigma[first]:.3g} to "
         f"{profile.sigma[last]:.3g}, without it there {100 * effect.alone[strongest]:.0f} % of its "
         "effect is lost. "
     )
     if len(inside) == count:
-        return Advice(f"{text}There is no step without which {100 * KEEP:g} % of it is kept.")
+        return Advice(
+            _name(effect), f"{text}There is no step without which {100 * KEEP:g} % of it is kept."
+        )
     return Advice(
+        _name(effect),
         f"{text}Guiding only for sigma in ({low:g}, {'inf' if high is None else f'{high:g}'}], "
         f"{len(inside)} of {count} evaluations, keeps {100 * KEEP:g} % of it and saves "
         f"{100 * saved / count:.0f} % of the evaluations.",
@@ -71,12 +85,14 @@ def _agreement(profile: Profile, effect: Effect, gap: Gap) -> Advice:
     after = next((i for i, value in enumerate(middle) if value <= 1 - AGREED), None)
     if after is None:
         return Advice(
-            f"CFG {effect.scale:g}: the two predictions never agree (median cosine of the clean "
+            _name(effect),
+            f"The two predictions never agree (median cosine of the clean "
             f"images at the end {1 - middle[-1]:.4f}), so Adaptive Guidance at its default of "
-            f"{AGREED} saves little."
+            f"{AGREED} saves little.",
         )
     return Advice(
-        f"CFG {effect.scale:g}: after step {after + 1} (sigma {profile.sigma[after]:.3g}) the two "
+        _name(effect),
+        f"After step {after + 1} (sigma {profile.sigma[after]:.3g}) the two "
         f"predictions agree: half of the prompts have a cosine of at least {AGREED} in x0.",
         f"cfg({effect.scale:g})+adaptive({AGREED})",
     )
@@ -86,7 +102,8 @@ def _saving(profile: Profile, effect: Effect) -> Advice:
     save = 0.25
     guider: Any = resolve(CFG(Adaptive(effect.scale, save=save)), profile)
     return Advice(
-        f"CFG {effect.scale:g}: a quarter of the evaluations is saved by stopping at a cosine of "
+        _name(effect),
+        f"A quarter of the evaluations is saved by stopping at a cosine of "
         f"{guider.when.threshold:.4g} in x0. Whether fewer steps are not the better way to save "
         "is for `guiders compare` to say.",
         f"cfg({effect.scale:g})+adaptive(save={save:g})",
@@ -96,16 +113,22 @@ def _saving(profile: Profile, effect: Effect) -> Advice:
 def _colour(effect: Effect) -> list[Advice]:
     before, after = effect.colour["saturation"]
     burnt = effect.colour["clipped"][1] - effect.colour["clipped"][0]
-    where = f"CFG {effect.scale:g}: saturation goes from {before:.3f} to {after:.3f}"
+    where = f"Saturation goes from {before:.3f} to {after:.3f}"
     if burnt >= BURNT:
         return [
             Advice(
+                _name(effect),
                 f"{where}, and {100 * burnt:.1f} % of the channel values are burnt to black or "
                 "white that were not without guidance. APG of the same strength to compare:",
                 f"apg(match({effect.scale:g}))",
             )
         ]
-    return [Advice(f"{where}; no more values are burnt to black or white than without guidance.")]
+    return [
+        Advice(
+            _name(effect),
+            f"{where}; no more values are burnt to black or white than without guidance.",
+        )
+    ]
 
 
 def _direction(effect: Effect, gap: Gap) -> Advice:
@@ -114,7 +137,8 @@ def _direction(effect: Effect, gap: Gap) -> Advice:
     parts = [float(part.mean()) for part in (share[: count // 3], share[count - count // 3 :])]
     sign = "with" if float(gap.parallel.mean()) > 0 else "against"
     return Advice(
-        f"CFG {effect.scale:g}: {100 * parts[0]:.0f} % of the gap's energy lies along the clean "
+        _name(effect),
+        f"{100 * parts[0]:.0f} % of the gap's energy lies along the clean "
         f"image in the first third of the run and {100 * parts[1]:.0f} % in the last, on average "
         f"{sign} it. That part is what APG leaves out.",
         f"apg(match({effect.scale:g}))",
@@ -131,6 +155,7 @@ def _defaults(profile: Profile) -> list[Advice]:
     shortened = sum(shares) / len(shares)
     found.append(
         Advice(
+            DEFAULTS,
             f"APG's default radius, the paper's for SDXL, shortens {100 * shortened:.0f} % of the "
             f"gaps here (CFG {effect.scale:g}, before momentum).",
             "apg(rescale=p90)",
@@ -138,7 +163,10 @@ def _defaults(profile: Profile) -> list[Advice]:
     )
     strength = effective_scale(APG(), profile)
     found.append(
-        Advice(f"APG at its default scale of {APG().when} is as strong as CFG {strength:.3g} here.")
+        Advice(
+            DEFAULTS,
+            f"APG at its default scale of {APG().when} is as strong as CFG {strength:.3g} here.",
+        )
     )
     return found
 
@@ -151,7 +179,7 @@ def _share_below(quantiles: list[float], value: float) -> float:
 
 def _published(profile: Profile) -> list[Advice]:
     return [
-        Advice(f"Published for {one.family}, not measured here ({one.source}).", one.guider)
+        Advice(PUBLISHED, f"For {one.family}: {one.source}.", one.guider)
         for one in published_for(profile.facts.get("pipeline", ""))
         if profile.facts["model"] not in ("emoji",)
     ]
