@@ -30,8 +30,11 @@ def run(args: argparse.Namespace) -> None:
     shipped = {path.stem: path for path in models.profiles()}
     profile = Profile.load(shipped.get(args.profile, args.profile))
     facts = profile.facts
-    print(f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
-          f"{facts['prompts']} prompts, effects and colours from {profile.effects[0].prompts}")  # fmt: skip
+    few = profile.effects[0].prompts
+    print(
+        f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
+        f"{facts['prompts']} prompts, effects and colours from {few} of them"
+    )
     flags = f"--model {facts['model']} --num-inference-steps {facts['num_inference_steps']}"
     if args.profile not in shipped:
         flags += f" --profile {args.profile}"
