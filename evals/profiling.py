@@ -180,10 +180,13 @@ class _Work:
             plain = self._evaluations
             view = View(track, self.steps, [s.stage for s in self.steps], math.prod(self.latents))
             radius, own = view.radius(0.9, APG().momentum, Negative()), scale
+            tracks = [track]
             for number in (pilot, side, side):
                 beside, _ = self._walk(APG(own, rescale_rms=radius), number)
                 done = (beside.effective - 1) / (scale - 1)
                 own = 1 + (own - 1) / max(done, 0.1)
+                if number == side and NEAR[0] < done < NEAR[1]:
+                    tracks.append(beside)
                 if number == side and abs(done - 1) < CLOSE:
                     break
             few = int(count * (2 - self._evaluations / plain) / runs(groups) + 1e-6)
@@ -191,7 +194,7 @@ class _Work:
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
         seen.x0 = watch.colours(self._pipe, self._jobs[0])
         self.cost = max(self.cost, self._evaluations / plain)
-        return [track, beside] if NEAR[0] < done < NEAR[1] else [track], seen
+        return tracks, seen
 
     def others(self, guiders: Sequence[Term]) -> list[Track]:
         """The tracks of further guiders."""

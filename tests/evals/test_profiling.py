@@ -37,7 +37,7 @@ def test_what_it_has(known):
     assert known.facts["pipeline"] == "StableDiffusionPipeline"
     kinds = [track.guider["type"] for track in known.tracks]
     assert kinds.count("CFG") == 2
-    assert 1 <= kinds.count("APG") <= 2  # where it came near the CFG
+    assert 1 <= kinds.count("APG") <= 4  # where it came near the CFG
     for track in known.tracks:
         asked = track.guider["scale"] if track.guider["type"] == "CFG" else known.scales[0]
         assert track.effective - 1 == pytest.approx(asked - 1, rel=0.6)
