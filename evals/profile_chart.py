@@ -61,9 +61,10 @@ def picture(profile: Profile) -> str:
     high = HEAD + FOOT + math.ceil(len(shown) / COLUMNS) * (HEIGHT + GAP + 30)
     facts = profile.facts
     title = f"{facts['model']}: what guidance does, {facts['num_inference_steps']} steps"
+    few = sorted({effect.prompts for effect in profile.effects})
     about = (
-        f"{facts['scheduler']}, {facts['prompts']} prompts; the effect on pictures from "
-        f"{profile.effects[0].prompts} of them"
+        f"{facts['scheduler']}, {facts['prompts']} prompts, bands for nine tenths of them; the "
+        f"effect on pictures from {' to '.join(str(n) for n in few[:: max(1, len(few) - 1)])}"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
@@ -122,8 +123,8 @@ def _spread_lines(tracks: Sequence[Track], name: str) -> list[Line]:
         mean: Tensor = getattr(gap, name)
         wide = 1.645 * gap.spread[name]
         low, high = mean - wide, mean + wide
-        if "cosine" in name:
-            high = high.clamp_max(1)
+        if name != "norm_ratio":
+            low, high = low.clamp_min(-1), high.clamp_max(1)
         lines.append(_line(track.effective, style, mean.tolist(), low.tolist(), high.tolist()))
     return lines
 
