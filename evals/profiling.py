@@ -181,8 +181,9 @@ class _Work:
             watch = Watch(groups, few)
             track, full = self._walk(CFG(scale), count, watch)
             plain = self._evaluations
-            view = View(track, self.steps, [s.stage for s in self.steps], math.prod(self.latents))
-            radius, own = view.radius(0.9, APG().momentum, Negative()), scale
+            view = View(track, self.steps, math.prod(self.latents))
+            everywhere = [True] * len(self.steps)
+            radius, own = view.radius(0.9, APG().momentum, Negative(), everywhere), scale
             for number in (*[pilot] * PILOTS, side):
                 beside, _ = self._walk(APG(own, rescale_rms=radius), number)
                 done = (beside.effective - 1) / (scale - 1)

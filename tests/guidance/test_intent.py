@@ -12,6 +12,7 @@ from guiders import (
     Cosine,
     Guider,
     Interval,
+    Linear,
     Match,
     Profile,
     Rescale,
@@ -33,6 +34,7 @@ from guiders.guidance import (
     intents,
 )
 from guiders.guidance.profile import LEVELS, Effect, Gap, Track, reference_key
+from guiders.guidance.replay import View
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -285,7 +287,7 @@ def test_explicit_numbers_stay():
 
 def test_all_of_a_guider_is_resolved():
     known = profile(track(*predictions(prompts=30)))
-    guider = APG(Adaptive(Interval(Match(4), keep=0.9), save=0.2), rescale="p75") + CFG(
+    guider = APG(Adaptive(Interval(Match(4), keep=0.9), save=0.25), rescale="p75") + CFG(
         Interval(3, keep=0.65)
     ) | Rescale(0.4)
     assert len(intents(guider)) == 5
@@ -387,3 +389,121 @@ def test_files_that_are_no_profiles(tmp_path, change):
     path.write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"Profile: path is .*p.json.*guiders profile"):
         Profile.load(path)
+
+
+# What a guider is made of counts
+
+
+@pytest.mark.parametrize("save", [0.24, 0.28])
+@pytest.mark.parametrize(
+    "guider",
+    [
+        CFG(Adaptive(Interval(4, high=8), save=0.25)),
+        CFG(Interval(Adaptive(4, save=0.25), low=0.5, high=8)),
+        CFG(Adaptive(Linear(1, 9), save=0.25)),
+        CFG(Adaptive([3, 4, 5, 6, 7], save=0.25)),
+        CFG(Adaptive(lambda step: [4, 5], save=0.25)),
+        CFG(Adaptive(2, save=0.25)) + APG(Adaptive(3, save=0.25)),
+        APG(Adaptive(3, save=0.25)) + CFG(Interval(2, low=3)),
+    ],
+)
+def test_the_whole_run_saves_what_was_asked_for(guider, save):
+    clean, gap = predictions(prompts=400)
+    known = profile(track(clean, gap))
+
+    def asked(scale):
+        changes = {"save": save} if isinstance(scale, Adaptive) else {}
+        if isinstance(scale, (Adaptive, Interval)):
+            return scale.replace(scale=asked(scale.scale), **changes)
+        return scale
+
+    terms = [term.replace(scale=asked(term.when)) for term in guider.terms]
+    guider = resolve(terms[0] if len(terms) == 1 else terms[0] + terms[1], known)
+    _, evaluations = run(guider, clean, gap)
+    assert 1 - evaluations.double().mean() / (2 * STEPS) == pytest.approx(save, abs=0.02)
+
+
+def test_what_is_saved_anyway_and_what_never_is():
+    known = profile(track(*predictions(prompts=50)))
+    for guider, words in (
+        (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save is 0.2; allowed is above 0.286"),
+        (CFG(Adaptive(4, save=0.2)) + APG(3), "at most 0 in 7 .* other terms guide"),
+        (CFG(Adaptive(4, save=0.2)) + APG(Adaptive(3, save=0.3)), "the same share"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            resolve(guider, known)
+
+
+def test_where_nothing_is_known_nothing_is_saved():
+    seen = track(*predictions(prompts=50))
+    seen.gaps[0].disagreement["eps"][:2] = 2.0  # sigma is infinite
+    with pytest.raises(ValueError, match=r"save is 0.4; allowed is at most 0.286"):
+        resolve(CFG(Adaptive(4, space="eps", save=0.4)), profile(seen))
+
+
+def test_a_sum_is_read_where_all_of_it_is():
+    clean, gap = predictions(prompts=50)
+    known = profile(track(clean, gap, scale=2.0), track(clean, 0.3 * gap, scale=8.0))
+    whole = resolve(CFG(Adaptive(7, save=0.2)), known).when.threshold
+    found = resolve(CFG(Adaptive(4, save=0.2)) + CFG(Adaptive(4, save=0.2)), known)
+    assert [term.when.threshold for term in found.terms] == pytest.approx([whole, whole])
+
+
+def test_terms_that_were_not_measured_are_left_as_they_are():
+    known = profile(track(*predictions(prompts=50)))
+    other = CFG(2, reference=WeakModel("emoji-weak"))
+    assert resolve(APG(4, rescale="p90") + other, known).terms[1] == other
+
+
+def test_the_radius_is_of_the_gaps_that_are_guided():
+    clean, gap = predictions()
+    expected = gap[0, 3:5].norm(dim=1).repeat(10).quantile(0.5) / NUMEL**0.5
+    guider = APG(Interval(4, low=SIGMA[5], high=SIGMA[3]), rescale="p50", momentum=0)
+    found = resolve(guider, profile(track(clean, gap)))
+    assert found.rescale_rms == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_a_match_within_an_interval_is_as_strong_there():
+    clean, gap = predictions()
+    known = profile(track(clean, gap))
+    found = resolve(APG(Interval(Match(4), low=0.5, high=4), rescale="p75"), known)
+    expected = run(CFG(Interval(4, low=0.5, high=4)), clean, gap)[0]
+    assert run(found, clean, gap)[0] == pytest.approx(expected, rel=1e-3)
+    like = APG(5, momentum=0, rescale=0)  # of itself
+    found = resolve(like.replace(scale=Interval(Match(like), low=0.5, high=4)), known)
+    assert found.when.scale.scale == pytest.approx(5, rel=1e-3)
+
+
+@pytest.mark.parametrize("numel", [96, 16 * 21 * 60 * 104])
+def test_what_is_read_does_not_depend_on_the_size_of_the_latents(numel):
+    known = profile(track(*predictions()))
+    known.facts["latents"] = [numel]
+    radius = 0.05 * numel**0.5
+    a = effective_scale(APG(4, rescale=radius), known)
+    assert a == pytest.approx(effective_scale(APG(4, rescale_rms=0.05), known))
+    vectors = View.of(known, APG(4), 4.0, known.steps)._vectors()
+    assert vectors[0][0].numel() <= 10 * 2 * STEPS  # and neither does what it takes
+
+
+def test_no_gap_at_one_evaluation():
+    clean, gap = predictions()
+    gap[:, 3] = 0
+    seen = track(clean, gap)
+    seen.products = seen.products.nan_to_num()
+    found = resolve(APG(4, rescale="p90"), profile(seen))
+    assert math.isfinite(found.rescale_rms)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.65, 0.85])
+def test_an_interval_is_of_whole_solver_steps(keep):
+    stages, sigma = [0, 1, 0, 1, 0, 1, 0], [9.0, 5, 5, 2, 2, 1, 1]
+    known = profile(track(*predictions()), stages=stages)
+    known.sigma[:] = sigma
+    known.effects[0].edges = [0, 3, 5, 7]
+    guider = resolve(CFG(Interval(4, keep=keep)), known)
+    scales = []
+    for step in known.steps:
+        scales.append(denoised(guider, step) if step.stage == 0 else scales[-1])
+    inside = [i for i, scale in enumerate(scales) if scale != 1]
+    assert known.effects[0].kept(inside[0], inside[-1]) >= keep
+    assert len(inside) < 7
