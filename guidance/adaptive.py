@@ -99,7 +99,7 @@ class Adaptive(Gate):
     def __str__(self) -> str:
         if self.save is not None:
             return f"{self.scale} until {100 * self.save:g} % of the evaluations are saved"
-        return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:g}"
+        return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:.10g}"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .types import Step
 
 ROUNDS = 4  # of looking where on the profile a method is, given what was read there
 DIGITS = 4
+STEADY = 0.6  # of what a matched term moves, at least, must not be taken back by itself
 
 
 def resolve(
@@ -127,11 +128,17 @@ def _with_numbers(
         if isinstance(inner, Match):
             goal = effective_scale(inner.guider, profile, steps, acts)
             plain = term.replace(scale=_within(term.when, Constant(2.0)))
-            strength = view.effective(plain, acts) - 1
-            if strength < 1e-3:
+            moves = [value - 1 for value in view.each(plain)]
+            back = sum(move < 0 for move in moves)
+            strength = sum(moves) / sum(acts)
+            steady = sum(moves) >= STEADY * sum(map(abs, moves)) and min(moves) > -1
+            if strength < 1e-3 or not steady:
+                against = f", and against it at {back} of {len(moves)} evaluations" if back else ""
+                if back and isinstance(term, APG):
+                    against += "; allowed is a momentum nearer to 0"
                 raise ValueError(
-                    f"{type(term).__name__}: scale is {inner}; no scale is, since {plain} moves "
-                    f"{strength:.3g} of the way of CFG"
+                    f"{type(term).__name__}: scale is {inner}; no scale is for certain, since "
+                    f"{plain} moves {strength:.3g} of the way of CFG on average{against}"
                 )
             scale = _rounded(max(0.0, 1 + (goal - 1) / strength))
             term = term.replace(scale=_within(term.when, Constant(scale)))

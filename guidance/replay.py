@@ -86,7 +86,8 @@ class View:
             )
         ends = min(t.effective for t in tracks), max(t.effective for t in tracks)
         least = min(ends[0], 1 + REACH[0] * (ends[0] - 1))  # it may be below 1
-        within = least <= effective <= max(ends[1], 1 + REACH[1] * (ends[1] - 1))
+        most = max(ends[1], 1 + REACH[1] * (ends[1] - 1))
+        within = least - 0.01 <= effective <= most + 0.01
         if beyond != "take" and not within:
             text = (
                 f"{type(term).__name__}: the effective scale is {effective:.3g}; the profile of "
@@ -125,13 +126,26 @@ class View:
         Raises:
             ValueError: so much cannot be saved, or more is anyway.
         """
-        disagreement = self.gap(reference).disagreement[space]
+        gap = self.gap(reference)
+        disagreement = gap.disagreement[space]
+        means = (gap.cosine if space == "x0" else gap.cosine_eps).nan_to_num(-1).tolist()
+        seen = largest = -1.0  # where guided, and at all
         rows, count = [], len(self.steps)
         before: Tensor | None = None
         now: Tensor | None = None
-        for step, acting, pinned, row in zip(self.steps, acts, others, disagreement, strict=True):
+        for step, acting, pinned, row, mean in zip(
+            self.steps, acts, others, disagreement, means, strict=True
+        ):
+            largest = max(largest, mean)
             if acting and step.stage == 0:
                 before, now = now, row
+                seen = max(seen, mean)
+                if 1 - seen > 2 * (1 - largest):
+                    raise ValueError(
+                        f"Adaptive: save is {save:g}; allowed is None where guidance begins at "
+                        f"sigma {step.sigma:.4g}: the cosine of {space} was larger before, where "
+                        "it is not looked at"
+                    )
             if acting and before is not None and not pinned:
                 rows.append(before)
         anyway = sum(not (acting or pinned) for acting, pinned in zip(acts, others, strict=True))
@@ -152,7 +166,7 @@ class View:
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (low, middle) if saved(middle) >= save else (middle, high)
-        return 1 - math.exp(high)
+        return 1 - float(f"{math.exp(high):.4g}")
 
     def radius(
         self, quantile: float, momentum: float, reference: Reference, acts: Sequence[bool]
@@ -179,10 +193,20 @@ class View:
     def effective(self, term: Term, over: Sequence[bool] | None = None) -> float:
         """The effective scale of a term, the mean over evaluations and prompts.
 
-        The term is asked itself, on vectors that have the measured sizes and angles.
-
         Args:
             over: the evaluations that count; all of them by default.
+
+        Raises:
+            ValueError: it depends on more than a profile has.
+        """
+        values = self.each(term)
+        counted = [v for i, v in enumerate(values) if over is None or over[i]]
+        return sum(counted) / len(counted)
+
+    def each(self, term: Term) -> list[float]:
+        """The effective scale of a term at each evaluation, the mean over prompts.
+
+        The term is asked itself, on vectors that have the measured sizes and angles.
 
         Raises:
             ValueError: it depends on more than those.
@@ -196,8 +220,7 @@ class View:
         term = term.replace(scale=one_number(term.when))
         denoiser = Denoiser(term, len(PLACES), diagnose=True)
         scales: list[float] = []
-        over = [True] * len(self.steps) if over is None else over
-        for step, counts, (positive, gaps) in zip(self.steps, over, self._vectors(), strict=True):
+        for step, (positive, gaps) in zip(self.steps, self._vectors(), strict=True):
             here = {POSITIVE: positive, NEGATIVE: positive - gaps[self._place(Negative())]}
             assert term.reference is not None
             here[term.reference.branch()] = positive - gaps[self._place(term.reference)]
@@ -211,8 +234,8 @@ class View:
 
             diagnosis = denoiser(q, network).record.diagnosis
             assert diagnosis is not None
-            scales += diagnosis.effective_scale if counts else []
-        return sum(scales) / len(scales)
+            scales.append(sum(diagnosis.effective_scale) / len(PLACES))
+        return scales
 
     def _place(self, reference: Reference) -> int:
         return next(i for i, gap in enumerate(self.track.gaps) if gap is self.gap(reference))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +43,7 @@ from hypothesis import strategies as st
 STEPS, NUMEL = 7, 96
 SIGMA = [float(s) for s in torch.logspace(1.2, -0.7, STEPS)]
 EDGES = [0, 2, 4, 7]
+NAMES = ("cosine", "cosine_eps", "parallel", "norm_ratio")
 
 
 def steps(stages=None):
@@ -70,7 +73,7 @@ def track(clean, gap, scale=4.0, effective=None, kind="CFG"):
             Gap(
                 quantiles(gap.norm(dim=2) / NUMEL**0.5),
                 {"x0": quantiles(1 - cosine), "eps": quantiles((1 - cosine) / 10)},
-                flat, flat, flat, flat, {},
+                flat, flat, flat, flat, dict.fromkeys(NAMES, flat),
             )
         ],
         (unit @ unit.transpose(1, 2)).mean(0),
@@ -82,8 +85,9 @@ def profile(*tracks, stages=None, scales=(4.0,)):
         Effect(s, 8, 0.2, EDGES, [0.3, 0.5, 0.1], [0, 0.3, 0.8, 1], [1, 0.7, 0.1, 0])
         for s in scales
     ]
-    facts = {"model": "made up", "latents": [NUMEL], "num_inference_steps": STEPS}
-    return Profile(facts, SIGMA, stages or [0] * STEPS, list(tracks), effects, 1.9)
+    facts = {"model": "made up", "pipeline": "", "scheduler": "", "latents": [NUMEL],
+             "num_inference_steps": STEPS, "prompts": 8}  # fmt: skip
+    return Profile(facts, list(SIGMA), stages or [0] * STEPS, list(tracks), effects, 1.9)
 
 
 def predictions(prompts=1, seed=0):
@@ -379,6 +383,26 @@ def test_another_run_is_refused():
         lambda d: d["tracks"][0]["gaps"][0]["size"].pop(),
         lambda d: d["tracks"][0]["gaps"][0].pop("disagreement"),
         lambda d: d["facts"].update(latents="many"),
+        lambda d: d["facts"].update(latents=[10**400]),
+        lambda d: d["facts"].update(latents=[-4, -8, 3]),
+        lambda d: d["facts"].update(model="\x1b[2Jmodel"),
+        lambda d: d["facts"].pop("scheduler"),
+        lambda d: d["sigma"].__setitem__(0, -1.0),
+        lambda d: d["sigma"].__setitem__(0, float("nan")),
+        lambda d: d["stage"].__setitem__(0, "first"),
+        lambda d: d.update(tracks=[3]),
+        lambda d: d.update(facts=[3]),
+        lambda d: d["tracks"][0].update(effective=None),
+        lambda d: d["tracks"][0].update(guider={}),
+        lambda d: d["tracks"][0].update(references=["another"]),
+        lambda d: d["tracks"][0]["gaps"][0]["size"][2].__setitem__(1, None),
+        lambda d: d["tracks"][0]["gaps"][0]["size"][2].pop(),
+        lambda d: d["tracks"][0]["gaps"][0].update(spread={}),
+        lambda d: d["effects"][0].update(edges=[0, 4, 2, 7]),
+        lambda d: d["effects"][0].update(before=[0.5, 0.3, 0.8, 1]),
+        lambda d: d["effects"][0].update(alone=[0.1]),
+        lambda d: d["effects"][0].update(colour={"saturation": [1]}),
+        lambda d: d["effects"][0].update(scale=0),
     ],
 )
 def test_files_that_are_no_profiles(tmp_path, change):
@@ -507,3 +531,83 @@ def test_an_interval_is_of_whole_solver_steps(keep):
     inside = [i for i, scale in enumerate(scales) if scale != 1]
     assert known.effects[0].kept(inside[0], inside[-1]) >= keep
     assert len(inside) < 7
+
+
+def test_a_cosine_that_was_larger_where_nobody_looks():
+    seen = track(*predictions(prompts=50))
+    seen.gaps[0].cosine_eps = torch.linspace(0.999, 0.99, STEPS)  # it falls
+    known = profile(seen)
+    resolve(CFG(Adaptive(4, space="eps", save=0.3)), known)
+    with pytest.raises(ValueError, match=r"begins at sigma 1.778: the cosine of eps was larger"):
+        resolve(CFG(Adaptive(Interval(4, high=2), space="eps", save=0.4)), known)
+
+
+def test_a_match_that_takes_itself_back_is_refused():
+    """Reverse momentum outweighs gaps that fall fast: the scale would be anything."""
+    clean, gap = predictions()
+    fall = torch.tensor([1, 1, 1, 1, 1, 0.2, 0.1], dtype=torch.float64)[:, None]
+    with pytest.raises(ValueError, match="against it at 1 of 7 evaluations"):
+        resolve(APG(Match(4), rescale=0, momentum=-0.8), profile(track(clean, gap * fall)))
+
+
+def test_a_threshold_is_printed_as_it_is():
+    seen = track(*predictions(prompts=50))
+    seen.gaps[0].disagreement["x0"] *= 1e-6
+    found = resolve(CFG(Adaptive(4, save=0.3)), profile(seen)).when
+    assert 0.999 < found.threshold < 1
+    assert float(str(found).rpartition(" ")[2]) == found.threshold
+
+
+def test_what_is_compared_is_stored_as_it_is(tmp_path):
+    from guiders import SmoothedAttention
+
+    known = profile(track(*predictions(), scale=7.525, effective=7.525), scales=(7.525,))
+    smoothed = SmoothedAttention(12.3456)
+    first = known.tracks[0]
+    first.references.append(reference_key(smoothed))
+    first.gaps.append(first.gaps[0])
+    first.products = torch.eye(3 * STEPS, dtype=torch.float64)
+    known.save(tmp_path / "p.json")
+    again = Profile.load(tmp_path / "p.json")
+    assert again.scales == [7.525]
+    assert again.tracks[0].guider == first.guider
+    assert again.tracks[0].gap(smoothed) is not None
+
+
+def test_a_kill_leaves_the_old_file(tmp_path, monkeypatch):
+    known = profile(track(*predictions()))
+    known.save(tmp_path / "p.json")
+    before = (tmp_path / "p.json").read_text()
+    known.cost = 3
+
+    def full(path, text, **_):
+        path.open("w").write(text[:10])
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        known.save(tmp_path / "p.json")
+    assert (tmp_path / "p.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_other_stages_are_another_run():
+    with pytest.raises(ValueError, match="noise levels"):
+        resolve(APG(Match(4)), profile(track(*predictions())), steps([0, 1, 0, 1, 0, 1, 0]))
+
+
+def test_tracks_that_go_nowhere():
+    clean, gap = predictions()
+    known = profile(track(clean, gap, effective=-0.5), track(clean, gap, effective=4.0))
+    assert math.isfinite(effective_scale(APG(2), known))
+    weak = WeakModel("emoji-weak")
+    own = track(clean, gap, effective=0.9)
+    own.guider["reference"] = reference_key(weak)
+    own.references.append(reference_key(weak))
+    own.gaps.append(replace(own.gaps[0], size=0.1 * own.gaps[0].size))  # the other way
+    one, gaps = own.products[:, :STEPS], own.products[:, STEPS:]
+    rows = torch.cat([one, gaps, -gaps], 1)
+    own.products = torch.cat([rows, -rows[STEPS:]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve(CFG(Adaptive(2, save=0.2), reference=weak), profile(own))
