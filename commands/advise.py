@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import textwrap
 from typing import Any
 
@@ -31,11 +32,12 @@ def run(args: argparse.Namespace) -> None:
     facts = profile.facts
     print(f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
           f"{facts['prompts']} prompts")  # fmt: skip
-    flags = f"--model {facts['model']} --num-inference-steps {facts['num_inference_steps']}"
+    model = shlex.quote(facts["model"])  # it may be a stranger's
+    flags = f"--model {model} --num-inference-steps {facts['num_inference_steps']}"
     if args.profile not in shipped:
-        flags += f" --profile {args.profile}"
+        flags += f" --profile {shlex.quote(args.profile)}"
     for one in advise(profile):
         print()
         print(textwrap.fill(one.text, 88))
         if one.guider:
-            print(f"    guiders generate ... --guider '{one.guider}' {flags}")
+            print(f"    guiders generate ... --guider {shlex.quote(one.guider)} {flags}")

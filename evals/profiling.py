@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import APG, CFG, Constant, Guider, Negative, Profile, Term, intents
+from ..guidance import APG, CFG, Constant, Guider, Negative, Profile, Reference, Term, intents
 from ..guidance.profile import Effect, Track
 from ..guidance.replay import View
 from ..guidance.types import Step
@@ -29,6 +29,7 @@ QUARTER = 4  # of the prompts is drawn with APG
 PILOTS = 2  # of a quarter of those find its scale
 NEAR = (0.6, 1.6)  # how strong it then must be, in parts of the CFG
 STRONGEST = 50.0
+FARTHEST = 20  # times the scale of the CFG, for an APG
 
 
 def profile(
@@ -145,6 +146,11 @@ def _check(
     for guider in guiders:
         if not isinstance(guider, Term) or not guider.by_products:
             raise ValueError(f"guiders have {guider}; allowed are APG and CFG, of any reference")
+        assert guider.reference is not None
+        kind = type(guider.reference)
+        if kind.asks is not Reference.asks or kind.read is not Reference.read:
+            allowed = "that are one prediction, such as a weak model or a perturbed network"
+            raise ValueError(f"guiders have {guider}; allowed are references {allowed}")
         if intents(guider) or not isinstance(guider.when, Constant):
             raise ValueError(f"guiders have {guider}; allowed are those of explicit numbers")
 
@@ -180,6 +186,11 @@ class _Work:
         with self._progress(f"scale {scale:g}", total):
             watch = Watch(groups, few)
             track, full = self._walk(CFG(scale), count, watch)
+            if not track.gaps[0].size.any():
+                raise ValueError(
+                    "prompts are all predicted as the negative prompt is; allowed are those that "
+                    "guidance can move"
+                )
             plain = self._evaluations
             view = View(track, self.steps, math.prod(self.latents))
             everywhere = [True] * len(self.steps)
@@ -187,7 +198,7 @@ class _Work:
             for number in (*[pilot] * PILOTS, side):
                 beside, _ = self._walk(APG(own, rescale_rms=radius), number)
                 done = (beside.effective - 1) / (scale - 1)
-                own = 1 + (own - 1) / max(done, 0.1)
+                own = min(1 + (own - 1) / max(done, 0.1), FARTHEST * scale)
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
         seen.x0 = watch.colours(self._pipe, self._jobs[0])
         self.cost = max(self.cost, self._evaluations / plain)
