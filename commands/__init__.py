@@ -8,9 +8,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile
+from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
-COMMANDS = (generate, grid, evaluate, compare, profile, advise, align, fit, listing)
+COMMANDS = (generate, grid, evaluate, compare, tune, profile, advise, align, fit, listing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

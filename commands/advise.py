@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import textwrap
 from typing import Any
@@ -30,14 +31,18 @@ def run(args: argparse.Namespace) -> None:
     shipped = {path.stem: path for path in models.profiles()}
     profile = Profile.load(shipped.get(args.profile, args.profile))
     facts = profile.facts
-    print(f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
-          f"{facts['prompts']} prompts")  # fmt: skip
+    few = profile.effects[0].prompts
+    print(
+        f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
+        f"{facts['prompts']} prompts, effects and colours from {few} of them"
+    )
     model = shlex.quote(facts["model"])  # it may be a stranger's
     flags = f"--model {model} --num-inference-steps {facts['num_inference_steps']}"
     if args.profile not in shipped:
         flags += f" --profile {shlex.quote(args.profile)}"
-    for one in advise(profile):
-        print()
-        print(textwrap.fill(one.text, 88))
-        if one.guider:
-            print(f"    guiders generate ... --guider {shlex.quote(one.guider)} {flags}")
+    for about, found in itertools.groupby(advise(profile), lambda one: one.about):
+        print(f"\n{about}")
+        for one in found:
+            print(textwrap.fill(f"- {one.text}", 88, subsequent_indent="  "))
+            if one.guider:
+                print(f"    guiders generate PROMPT --guider {shlex.quote(one.guider)} {flags}")

@@ -46,16 +46,17 @@ def add(commands: Any) -> None:
     one.set_defaults(run=run)
 
 
-def add_measuring(parser: argparse.ArgumentParser, metrics: str) -> None:
-    """The flags that ``evaluate`` and ``compare`` share."""
+def add_measuring(parser: argparse.ArgumentParser, metrics: str = "", images: int = IMAGES) -> None:
+    """The flags that ``evaluate``, ``compare`` and ``tune`` share; ``--metrics`` if it has some."""
     add = parser.add_argument
     add(
         "--prompts",
         default="",
         help="emoji (default for it), emoji-held-out, geneval, a file, a folder or hub:NAME",
     )
-    add("--num-images", type=int, help=f"(default: {IMAGES})")
-    add("--metrics", default="", help=f"between commas (default: {metrics})")
+    add("--num-images", type=int, help=f"(default: {images})")
+    if metrics:
+        add("--metrics", default="", help=f"between commas (default: {metrics})")
     add(
         "--reference",
         default="",

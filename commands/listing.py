@@ -15,6 +15,7 @@ from ..pipelines.parse import (
     schedule_names,
     term_names,
 )
+from ..pipelines.published import PUBLISHED
 from ..pipelines.rewards import NAMES
 
 
@@ -41,5 +42,8 @@ def run(args: argparse.Namespace) -> None:
             print(
                 f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}"
             )
+    print("published by others, not measured here")
+    for one in PUBLISHED:
+        print(f"  {one.family}: {one.guider}  ({one.source})")
     print(f"rewards\n  {', '.join(NAMES)}, module:function")
     print(f"schedulers\n  {', '.join(SCHEDULERS)}")

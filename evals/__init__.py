@@ -12,13 +12,14 @@ from .manifest import Request
 from .manifolds import neighbours
 from .networks import Network, load_network
 from .plan import Plan
-from .profiling import measure, profile
+from .profiling import profile
 from .prompts import Prompts, load_prompts
 from .reference import Reference, load_reference
+from .tuning import Tuning, tune
 
 __all__ = [
     "Estimate", "Figure", "Method", "Moments", "Network", "Plan", "Prompts", "Reference",
-    "Request", "Streamed", "bootstrap", "clipped", "cmmd", "compare", "contrast", "evaluate",
-    "frechet_distance", "image_features", "kid", "load_network", "load_prompts",
-    "load_reference", "measure", "neighbours", "profile", "saturation", "text_features",
+    "Request", "Streamed", "Tuning", "bootstrap", "clipped", "cmmd", "compare", "contrast",
+    "evaluate", "frechet_distance", "image_features", "kid", "load_network", "load_prompts",
+    "load_reference", "neighbours", "profile", "saturation", "text_features", "tune",
 ]  # fmt: skip

@@ -13,12 +13,19 @@ from ..guidance.replay import values_of
 from ..pipelines.published import published_for
 
 KEEP, AGREED, BURNT = 0.95, 0.999, 0.01
+DEFAULTS, PUBLISHED = "Defaults, found on other models", "Published, not measured here"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What is seen, and what to do about it: the guider to give a command."""
+    """What is seen, and what to do about it.
 
+    Attributes:
+        about: what it is about, such as a scale of CFG.
+        guider: to give a command, where there is one.
+    """
+
+    about: str
     text: str
     guider: str = ""
 
@@ -47,6 +54,10 @@ def _plain_track(profile: Profile, effect: Effect) -> Track | None:
     return next((track for track in profile.tracks if track.guider == wanted), None)
 
 
+def _name(effect: Effect) -> str:
+    return f"CFG {effect.scale:g}"
+
+
 def _where(profile: Profile, effect: Effect) -> Advice:
     low, high = smallest(profile, KEEP, effect.scale)
     inside = [v for v in values_of(Interval(2.0, low, high), profile.steps) if v != 1]
@@ -54,13 +65,16 @@ def _where(profile: Profile, effect: Effect) -> Advice:
     strongest = max(range(len(effect.alone)), key=lambda i: effect.alone[i])
     first, last = effect.edges[strongest], effect.edges[strongest + 1] - 1
     text = (
-        f"CFG {effect.scale:g}: guidance matters most from sigma {profile.sigma[first]:.3g} to "
+        f"Guidance matters most from sigma {profile.sigma[first]:.3g} to "
         f"{profile.sigma[last]:.3g}, without it there {100 * effect.alone[strongest]:.0f} % of its "
         "effect is lost. "
     )
     if len(inside) == count:
-        return Advice(f"{text}There is no step without which {100 * KEEP:g} % of it is kept.")
+        return Advice(
+            _name(effect), f"{text}There is no step without which {100 * KEEP:g} % of it is kept."
+        )
     return Advice(
+        _name(effect),
         f"{text}Guiding only for sigma in ({low:g}, {'inf' if high is None else f'{high:g}'}], "
         f"{len(inside)} of {count} evaluations, keeps {100 * KEEP:g} % of it and saves "
         f"{100 * saved / count:.0f} % of the evaluations.",
@@ -73,14 +87,15 @@ def _agreement(profile: Profile, effect: Effect, gap: Gap) -> Advice:
     after = next((i for i, value in enumerate(middle) if value <= 1 - AGREED), None)
     if after is None:
         return Advice(
-            f"CFG {effect.scale:g}: the two predictions never agree (largest cosine of the clean "
-            f"images, median {1 - middle[-1]:.4f}), so Adaptive Guidance at its default of "
-            f"{AGREED} saves little."
+            _name(effect),
+            f"The two predictions never agree (largest cosine of the clean images, median "
+            f"{1 - middle[-1]:.4f}), so Adaptive Guidance at its default of {AGREED} saves little.",
         )
     return Advice(
-        f"CFG {effect.scale:g}: after {after + 1} of {len(middle)} evaluations (sigma "
-        f"{profile.sigma[after]:.3g}) the two predictions agree: half of the prompts have had a "
-        f"cosine of at least {AGREED} in x0.",
+        _name(effect),
+        f"After {after + 1} of {len(middle)} evaluations (sigma {profile.sigma[after]:.3g}) the "
+        "two predictions agree: half of the prompts have had a cosine of at least "
+        f"{AGREED} in x0.",
         f"cfg({effect.scale:g})+adaptive({AGREED})" if after + 1 < len(middle) else "",
     )
 
@@ -90,9 +105,10 @@ def _saving(profile: Profile, effect: Effect) -> Advice:
     try:
         guider: Any = resolve(CFG(Adaptive(effect.scale, save=save)), profile)
     except ValueError:  # there are too few
-        return Advice(f"CFG {effect.scale:g}: a quarter of the evaluations cannot be saved.")
+        return Advice(_name(effect), "A quarter of the evaluations cannot be saved: too few.")
     return Advice(
-        f"CFG {effect.scale:g}: a quarter of the evaluations is saved by stopping at a cosine of "
+        _name(effect),
+        "A quarter of the evaluations is saved by stopping at a cosine of "
         f"{guider.when.threshold:.10g} in x0. Whether fewer steps are not the better way to save "
         "is for `guiders compare` to say.",
         f"cfg({effect.scale:g})+adaptive(save={save:g})",
@@ -104,16 +120,22 @@ def _colour(effect: Effect) -> list[Advice]:
         return []
     before, after = effect.colour["saturation"]
     burnt = effect.colour["clipped"][1] - effect.colour["clipped"][0]
-    where = f"CFG {effect.scale:g}: saturation goes from {before:.3f} to {after:.3f}"
+    where = f"Saturation goes from {before:.3f} to {after:.3f}"
     if burnt >= BURNT:
         return [
             Advice(
+                _name(effect),
                 f"{where}, and {100 * burnt:.1f} % of the channel values are burnt to black or "
                 "white that were not without guidance. APG of the same strength to compare:",
                 f"apg(match({effect.scale:g}))",
             )
         ]
-    return [Advice(f"{where}; no more values are burnt to black or white than without guidance.")]
+    return [
+        Advice(
+            _name(effect),
+            f"{where}; no more values are burnt to black or white than without guidance.",
+        )
+    ]
 
 
 def _direction(effect: Effect, gap: Gap) -> Advice:
@@ -122,7 +144,8 @@ def _direction(effect: Effect, gap: Gap) -> Advice:
     parts = [float(part.mean()) for part in (share[:third], share[-third:])]
     sign = "with" if float(gap.parallel.mean()) > 0 else "against"
     return Advice(
-        f"CFG {effect.scale:g}: {100 * parts[0]:.0f} % of the gap's energy lies along the clean "
+        _name(effect),
+        f"{100 * parts[0]:.0f} % of the gap's energy lies along the clean "
         f"image in the first third of the run and {100 * parts[1]:.0f} % in the last, on average "
         f"{sign} it. That part is what APG leaves out.",
         f"apg(match({effect.scale:g}))",
@@ -141,6 +164,7 @@ def _defaults(profile: Profile) -> list[Advice]:
     shortened = sum(shares) / len(shares)
     found.append(
         Advice(
+            DEFAULTS,
             f"APG's default radius, the paper's for SDXL, shortens {100 * shortened:.0f} % of the "
             f"gaps here (CFG {effect.scale:g}, before momentum).",
             "apg(rescale=p90)",
@@ -148,9 +172,12 @@ def _defaults(profile: Profile) -> list[Advice]:
     )
     strength = effective_scale(APG(), profile)
     found.append(
-        Advice(f"APG at its default scale of {APG().when} is as strong as CFG {strength:.3g} here.")
-        if strength > 1
-        else Advice("APG at its default momentum goes against guidance here: gaps fall too fast.")
+        Advice(
+            DEFAULTS,
+            f"APG at its default scale of {APG().when} is as strong as CFG {strength:.3g} here."
+            if strength > 1
+            else "APG at its default momentum goes against guidance here: gaps fall too fast.",
+        )
     )
     return found
 
@@ -163,7 +190,7 @@ def _share_below(quantiles: list[float], value: float) -> float:
 
 def _published(profile: Profile) -> list[Advice]:
     return [
-        Advice(f"Published for {one.family}, not measured here ({one.source}).", one.guider)
+        Advice(PUBLISHED, f"For {one.family}: {one.source}.", one.guider)
         for one in published_for(profile.facts.get("pipeline", ""))
         if profile.facts["model"] not in ("emoji",)
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
+import re
 import resource
 import sys
 import time
@@ -101,6 +103,7 @@ class Drawing:
 
     def _draw(self, batch: int) -> list[Image.Image]:
         pipe, jobs = self._pipe(), self.plan.jobs(self.prompts, batch)
+        _forget_peak(pipe.device)
         started = time.perf_counter()
         with fixed_threads(self.plan.threads), guided(
             pipe, self._guider, quiet=True, accelerate=self._accelerate
@@ -119,7 +122,7 @@ class Drawing:
         facts = {
             "evaluations": evaluations,
             "seconds": seconds / len(jobs),
-            "memory": _memory(pipe),
+            "memory": _memory(pipe.device),
         }
         write_json(self._facts(batch), facts)
         return images[: len(numbers)]
@@ -169,9 +172,20 @@ class Gallery:
         return [read_picture(self.path(n)) for n in self.numbers(batch)]
 
 
-def _memory(pipe: Any) -> float:
-    """The most memory taken so far, in MB: of the GPU, or of this process."""
-    if pipe.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(pipe.device) / 1e6
+def _forget_peak(device: torch.device) -> None:
+    """Let ``_memory`` speak of what comes; on Linux and GPUs, elsewhere of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory(device: torch.device) -> float:
+    """The most memory taken since, in MB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -27,6 +27,11 @@ def runs(groups: int) -> float:
     return unguided + alone + 2 * several
 
 
+def pictures(groups: int) -> int:
+    """That are drawn for each prompt."""
+    return 1 + groups + 2 * max(0, groups - 2)
+
+
 class Watch:
     """The clean images of the last evaluation of each group.
 

@@ -49,9 +49,9 @@ def evaluate(
     out, processes = Path(out), processes or Processes()
     wanted = parse_metrics(request.metrics, request.model)
     prompts = prompts_of(request)
-    _check(request, wanted, prompts)
+    check_request(request, wanted, prompts)
     judges = judges or Judges.load(wanted, request.reference, processes)
-    _check_networks(wanted, judges, prompts)
+    check_networks(wanted, judges, prompts)
     source: Drawing | Gallery
     if request.plan is not None and load is not None:
         model = model or model_facts(load())
@@ -97,7 +97,7 @@ def pictures_in(folder: str) -> Path:
     return inner if inner.is_dir() else Path(folder)
 
 
-def _check(request: Request, wanted: Sequence[Wanted], prompts: Prompts | None) -> None:
+def check_request(request: Request, wanted: Sequence[Wanted], prompts: Prompts | None) -> None:
     """Complain before anything is drawn."""
     for one in wanted:
         family = one.metric.family
@@ -116,7 +116,7 @@ def _check(request: Request, wanted: Sequence[Wanted], prompts: Prompts | None) 
             raise ValueError(f"metrics has {one.key!r}; allowed where pictures are kept")
 
 
-def _check_networks(wanted: Sequence[Wanted], judges: Judges, prompts: Prompts | None) -> None:
+def check_networks(wanted: Sequence[Wanted], judges: Judges, prompts: Prompts | None) -> None:
     """Can the networks of scores and classes say what they are asked?"""
     for one in wanted:
         if prompts is None or one.metric.family not in ("score", "class"):

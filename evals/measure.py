@@ -120,8 +120,9 @@ def measure(
     rows: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     moments = {name: Streamed() for name in streamed}
     with tqdm(
-        total=source.count, desc=title, unit="picture", disable=None if processes.first else True
-    ) as bar:
+        total=source.count, desc=title, unit="picture", disable=None if processes.first else True,
+        leave=None,  # but within another bar
+    ) as bar:  # fmt: skip
         for batch in processes.mine(source.batches):
             count = len(source.numbers(batch))
             for name, array in _measure(source, probes, batch, out).items():

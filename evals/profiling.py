@@ -20,14 +20,13 @@ from ..guidance.types import Step
 from ..pipelines.generate import Settings
 from ..pipelines.profiles import name_of
 from ..pipelines.settle import foreseen
-from .effects import Watch, effect, runs
+from .effects import Watch, effect, pictures, runs
 from .tracks import Recorder, draw, facts_of
 
-GROUPS = 5  # of evaluations, whose effect is measured
+GROUPS = 4  # of evaluations, whose effect is measured
 LEAST = 8  # prompts
-QUARTER = 4  # of the prompts is drawn with APG
-PILOTS = 2  # of a quarter of those find its scale
-NEAR = (0.6, 1.6)  # how strong it then must be, in parts of the CFG
+QUARTER = 4  # of the prompts is drawn with APG, twice if its scale was not found at first
+CLOSE, NEAR = 0.12, (0.6, 1.6)  # how strong it should be, and must be, in parts of the CFG
 STRONGEST = 50.0
 FARTHEST = 20  # times the scale of the CFG, for an APG
 
@@ -177,14 +176,12 @@ class _Work:
         """The tracks of one scale, and its effect."""
         count = len(self._jobs)
         side, pilot = max(2, count // QUARTER), max(1, count // QUARTER**2)
-        left = count - side - PILOTS * pilot  # of two plain runs
+        least = count - 2 * side - pilot  # that is left of two plain runs for the effect
         most = min(GROUPS, self._jobs[0].num_inference_steps)
-        groups = next(number for number in range(most, 0, -1) if runs(number) <= left)
-        few = int(left / runs(groups))
-        total = count + side + PILOTS * pilot + few * (1 + groups + 2 * max(0, groups - 2))
+        groups = next(number for number in range(most, 0, -1) if runs(number) <= least)
         self._evaluations = 0
-        with self._progress(f"scale {scale:g}", total):
-            watch = Watch(groups, few)
+        with self._progress(f"scale {scale:g}", 2 * count):
+            watch = Watch(groups, int(count / runs(groups)))
             track, full = self._walk(CFG(scale), count, watch)
             if not track.gaps[0].size.any():
                 raise ValueError(
@@ -195,14 +192,21 @@ class _Work:
             view = View(track, self.steps, math.prod(self.latents))
             everywhere = [True] * len(self.steps)
             radius, own = view.radius(0.9, APG().momentum, Negative(), everywhere), scale
-            for number in (*[pilot] * PILOTS, side):
+            tracks = [track]
+            for number in (pilot, side, side):
                 beside, _ = self._walk(APG(own, rescale_rms=radius), number)
                 done = (beside.effective - 1) / (scale - 1)
                 own = min(1 + (own - 1) / max(done, 0.1), FARTHEST * scale)
+                if number == side and NEAR[0] < done < NEAR[1]:
+                    tracks.append(beside)
+                if number == side and abs(done - 1) < CLOSE:
+                    break
+            few = int(count * (2 - self._evaluations / plain) / runs(groups) + 1e-6)
+            self._bar.total = self._bar.n + few * pictures(groups)
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
         seen.x0 = watch.colours(self._pipe, self._jobs[0])
         self.cost = max(self.cost, self._evaluations / plain)
-        return [track, beside] if NEAR[0] < done < NEAR[1] else [track], seen
+        return tracks, seen
 
     def others(self, guiders: Sequence[Term]) -> list[Track]:
         """The tracks of further guiders."""

@@ -124,12 +124,17 @@ def page(comparison: Comparison) -> str:
         "it.</p>",
         f"<details><summary>All of it as JSON</summary><pre>{_safe(data)}</pre></details>",
     ]
+    return document(title(comparison), parts)
+
+
+def document(name: str, parts: Sequence[str]) -> str:
+    """A page in the style of all reports, of parts of HTML."""
     style = STYLE.replace("SERIES", SERIES)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{_safe(title(comparison))}</title><style>{style}</style></head><body><main>"
+        f"<title>{_safe(name)}</title><style>{style}</style></head><body><main>"
         + "\n".join(parts)
         + "</main></body></html>\n"
     )
@@ -252,7 +257,7 @@ def _strips(comparison: Comparison) -> str:
         rows = []
         for cell in comparison.of(label):
             images = "".join(
-                f"<td>{_image(cell.folder / 'pictures' / f'{number:06d}.png', text)}</td>"
+                f"<td>{image(cell.folder / 'pictures' / f'{number:06d}.png', text)}</td>"
                 for number, text in enumerate(texts)
             )
             rows.append(f"<tr><td>{cell.scale:g}</td>{images}</tr>")
@@ -263,7 +268,8 @@ def _strips(comparison: Comparison) -> str:
     return "".join(parts)
 
 
-def _image(path: Path, text: str) -> str:
+def image(path: Path, text: str) -> str:
+    """A picture as an element of a page, within the page."""
     picture = read_picture(path)
     kind = ' class="small"' if max(picture.size) <= 64 else ""
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

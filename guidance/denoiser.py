@@ -29,6 +29,11 @@ from .types import (
     working,
 )
 
+
+class NotFiniteError(RuntimeError):
+    """A prediction has NaN or infinite numbers."""
+
+
 Requests = Mapping[Branch, Sequence[int]]
 Network = Callable[[Query, Requests], Mapping[Branch, Prediction]]
 """``network(q, requests)`` evaluates each branch for the images asked for.
@@ -164,7 +169,7 @@ class Denoiser:
             x: the latents (B, ...), where they are known already; acceleration looks at them.
 
         Raises:
-            RuntimeError: the evaluation before gave a number that is not finite.
+            NotFiniteError: the evaluation before gave a number that is not finite.
         """
         self.finish()
         self._number += step.stage == 0 or self._number < 0
@@ -369,7 +374,7 @@ class Denoiser:
         That is done an evaluation late, so that a GPU need not wait; call it after the last one.
 
         Raises:
-            RuntimeError: one of them is not finite; it names the step and what gave it.
+            NotFiniteError: one of them is not finite; it names the step and what gave it.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -378,7 +383,7 @@ class Denoiser:
         finite = torch.stack([good for _, good in checks]).tolist()
         for (what, _), good in zip(checks, finite, strict=True):
             if not good:
-                raise RuntimeError(
+                raise NotFiniteError(
                     f"{what} at step {step.index} (sigma {step.sigma:.4g}) has NaN or infinite "
                     "numbers; the run is stopped"
                 )

@@ -36,7 +36,7 @@ def test_a_profile_its_picture_and_advice(known, folder, capsys):
     said = capsys.readouterr().out
     assert "5 steps of DDIMScheduler" in said
     assert f"--profile {path}" in said
-    assert "Published for SD 1.5, not measured here" in said
+    assert "Published, not measured here\n- For SD 1.5: Diffusers' default" in said
     commands = [line.split("'")[1] for line in said.splitlines() if "--guider" in line]
     assert commands
     for text in commands:

@@ -3,12 +3,14 @@
 import errno
 import hashlib
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel
 from guiders.evals import files
+from guiders.evals.drawing import _forget_peak, _memory
 from guiders.evals.plan import Plan, exact_scale, fixed_threads
 from guiders.pipelines import png
 from PIL import Image
@@ -148,3 +150,18 @@ def test_a_folder_belongs_to_one_plan(drawing, tmp_path):
         drawing(batch_size=0)
     with fixed_threads(3):
         assert torch.get_num_threads() == 3
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak is forgotten on Linux"
+)
+def test_memory_is_of_what_was_drawn_and_not_of_before():
+    device = torch.device("cpu")
+    large = np.ones(40_000_000)
+    assert _memory(device) > 320
+    del large
+    _forget_peak(device)
+    before = _memory(device)
+    small = np.ones(10_000_000)
+    assert 70 < _memory(device) - before < 200
+    del small

@@ -53,7 +53,7 @@ def test_what_it_has(known):
     assert known.facts["pipeline"] == "StableDiffusionPipeline"
     kinds = [track.guider["type"] for track in known.tracks]
     assert kinds.count("CFG") == 2
-    assert 1 <= kinds.count("APG") <= 2  # where it came near the CFG
+    assert 1 <= kinds.count("APG") <= 4  # where it came near the CFG
     for track in known.tracks:
         asked = track.guider["scale"] if track.guider["type"] == "CFG" else known.scales[0]
         assert track.effective - 1 == pytest.approx(asked - 1, rel=0.6)
@@ -68,12 +68,12 @@ def test_what_it_has(known):
         assert torch.equal(track.products, track.products.T)
     assert known.tracks[0].effective == pytest.approx(3)
     for effect in known.effects:
-        assert effect.edges == [0, 2, 3, 5, 6, 8]
+        assert effect.edges == [0, 2, 4, 6, 8]
         assert (effect.before[0], effect.before[-1]) == (0, 1)
         assert (effect.after[0], effect.after[-1]) == (1, 0)
         assert effect.before[1] == effect.alone[0]
         assert effect.after[-2] == effect.alone[-1]
-        assert all(len(values) == 5 for values in effect.x0.values())
+        assert all(len(values) == 4 for values in effect.x0.values())
 
 
 def test_it_is_what_the_predictions_say(sd):
