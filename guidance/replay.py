@@ -158,6 +158,8 @@ class View:
         least, most = saved(-math.inf), saved(high)
         if not least < save <= most:
             above = f"above {least:.3g}, which is saved without it, and " if least else ""
+            if least >= most:
+                above = f"None, since {least:.3g} is saved without it: "
             raise ValueError(
                 f"Adaptive: save is {save:g}; allowed is {above}at most {most:.3g} in {count} "
                 "evaluations, the first of which is always guided"
@@ -212,8 +214,8 @@ class View:
             ValueError: it depends on more than those.
         """
         if not term.by_products:
-            raise reject(type(term).__name__, "match", str(term), "of CFG or APG, whose effect "
-                         "follows from what a profile has")  # fmt: skip
+            raise reject("Match", "method", type(term).__name__, "CFG or APG, whose effect follows "
+                         "from what a profile has")  # fmt: skip
         if isinstance(term, APG):  # the vectors have fewer elements
             radius = term.radius(self.numel) / math.sqrt(self.numel)
             term = term.replace(rescale_rms=radius)

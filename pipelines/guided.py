@@ -315,7 +315,8 @@ class Attachment:
             return wanted
         text = self._asked.get("negative_prompt") or ""
         negative = text if isinstance(text, str) else next(filter(None, text), "")
-        profile = profile_of(self._pipe, steps, wanted, self._profile, negative)
+        how = "" if self._accelerate is None else str(self._accelerate)
+        profile = profile_of(self._pipe, steps, wanted, self._profile, negative, how)
         if isinstance(wanted, Guider):
             return resolve(wanted, profile, steps, latents)
         return [resolve(one, profile, steps, latents) for one in wanted]

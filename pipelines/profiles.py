@@ -24,13 +24,18 @@ def name_of(pipe: Any) -> str:
 
 
 def profile_of(
-    pipe: Any, steps: Sequence[Step], wanted: Any, given: Profile | None, negative: str
+    pipe: Any,
+    steps: Sequence[Step],
+    wanted: Any,
+    given: Profile | None,
+    negative: str,
+    accelerate: str,
 ) -> Profile:
     """The profile by which the intent of guiders becomes numbers; the one that ships by default.
 
     Args:
         wanted: the guiders.
-        negative: the run's negative prompt.
+        negative, accelerate: the run's negative prompt and acceleration.
 
     Raises:
         ValueError: there is none.
@@ -40,6 +45,7 @@ def profile_of(
         ("model", name_of(pipe), profile.facts["model"]),
         ("pipeline", type(pipe).__name__, profile.facts["pipeline"]),
         ("negative_prompt", negative, profile.facts.get("negative_prompt", "")),
+        ("accelerate", accelerate, ""),
     ]
     for name, here, there in pairs:
         if here != there:

@@ -95,9 +95,12 @@ def test_a_stored_guider_with_intent(known, folder, tmp_path):
     assert stored["scale"]["save"] is None
 
 
-def test_grids_and_measurements_are_settled(known, folder, tmp_path):
+def test_grids_and_measurements_are_settled(known, folder, tmp_path, capsys):
     path, _ = known
     shared = ["--model", str(folder), "--num-inference-steps", "5", "--profile", str(path)]
+    plain = ["--x", "guider=cfg(2);cfg(3)", "--out", str(tmp_path / "plain.png")]
+    assert main(["grid", "red", *shared, *plain]) == 0
+    assert "profile has no effect" in capsys.readouterr().err
     axis = "guider=cfg(3);apg(match(3));cfg(3)+interval(keep=0.8)"
     assert main(["grid", "red", *shared, "--x", axis, "--out", str(tmp_path / "g.png")]) == 0
     from PIL import Image

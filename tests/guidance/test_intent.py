@@ -10,6 +10,7 @@ import torch
 from guiders import (
     APG,
     CFG,
+    TCFG,
     Adaptive,
     Cosine,
     Guider,
@@ -200,6 +201,7 @@ def test_what_cannot_be_matched_is_refused():
         (APG(Match(CFG(Adaptive(4)))), "Match: guider"),
         (CFG(Match(4), reference=WeakModel("emoji-weak")), "emoji-weak.*guiders profile"),
         (APG(Match(40)), "effective scale is 40"),
+        (TCFG(Match(4)), "Match: method is 'TCFG'"),
         (reward, "RewardGuidance"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -453,6 +455,7 @@ def test_what_is_saved_anyway_and_what_never_is():
         (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save is 0.2; allowed is above 0.286"),
         (CFG(Adaptive(4, save=0.2)) + APG(3), "at most 0 in 7 .* other terms guide"),
         (CFG(Adaptive(4, save=0.2)) + APG(Adaptive(3, save=0.3)), "the same share"),
+        (CFG(Adaptive(1, save=0.2)), "allowed is None, since 0.5 is saved without it"),
     ):
         with pytest.raises(ValueError, match=words):
             resolve(guider, known)
