@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shlex
 import textwrap
 from typing import Any
 
@@ -35,12 +36,13 @@ def run(args: argparse.Namespace) -> None:
         f"{facts['model']}, {facts['num_inference_steps']} steps of {facts['scheduler']}, "
         f"{facts['prompts']} prompts, effects and colours from {few} of them"
     )
-    flags = f"--model {facts['model']} --num-inference-steps {facts['num_inference_steps']}"
+    model = shlex.quote(facts["model"])  # it may be a stranger's
+    flags = f"--model {model} --num-inference-steps {facts['num_inference_steps']}"
     if args.profile not in shipped:
-        flags += f" --profile {args.profile}"
+        flags += f" --profile {shlex.quote(args.profile)}"
     for about, found in itertools.groupby(advise(profile), lambda one: one.about):
         print(f"\n{about}")
         for one in found:
             print(textwrap.fill(f"- {one.text}", 88, subsequent_indent="  "))
             if one.guider:
-                print(f"    guiders generate PROMPT --guider '{one.guider}' {flags}")
+                print(f"    guiders generate PROMPT --guider {shlex.quote(one.guider)} {flags}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
         return dataclasses.replace(method, at=at)
 
+    if args.profile and not intents([one.at(scale) for one in methods for scale in scales]):
+        warnings.warn("profile has no effect: no guider leaves anything to it", stacklevel=2)
     methods = [explicit(method) for method in methods]
     comparison = compare(request, methods, scales, out, load, processes, not args.no_match)
     if processes.first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ def run(args: argparse.Namespace) -> None:
     for below in y.values:
         for across in x.values:
             cells[across, below] = cell_of(given, prompts, {x.name: across, y.name: below})
-    warn([job for job, _ in cells.values()], *(guider for _, guider in cells.values()))
+    guiders = [guider for _, guider in cells.values()]
+    warn([job for job, _ in cells.values()], *guiders)
+    if args.profile and not intents(guiders):
+        warnings.warn("profile has no effect: no guider leaves anything to it", stacklevel=2)
     make_folder(out.parent)
     pipe = pipeline_of(next(iter(cells.values()))[0], args.device)
     pipe.set_progress_bar_config(disable=True)

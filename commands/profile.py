@@ -63,6 +63,12 @@ def run(args: argparse.Namespace) -> None:
     if args.out.suffix != ".json":
         raise ValueError(f"out is {str(args.out)!r}; allowed is a .json file")
     before = Profile.load(args.out) if os.path.lexists(args.out) else None
+    beside = args.out.with_suffix(".svg")
+    if before is None and os.path.lexists(beside):
+        raise ValueError(
+            f"out is {str(args.out)!r}, whose picture would be {beside}, which exists; allowed is "
+            "another name"
+        )
     make_folder(args.out.parent)
     pipe = pipeline_of(first, args.device)
     pipe.set_progress_bar_config(disable=True)
@@ -71,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         before=before, **settings,
     ):  # fmt: skip
         profile.save(args.out)
-        picture = write_chart(profile, args.out.with_suffix(".svg"))
+        picture = write_chart(profile, beside)
     print(f"{profile.cost:.2f} plain runs of {args.num_prompts} prompts for each scale")
     print(f"{args.out}  {os.path.getsize(args.out) / 1000:.0f} kB\n{picture}")
 

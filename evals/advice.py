@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..guidance import APG, CFG, Adaptive, Profile, effective_scale, resolve
+from ..guidance import APG, CFG, Adaptive, Interval, Profile, effective_scale, resolve
 from ..guidance.apg import SDXL_RMS
 from ..guidance.intent import smallest
 from ..guidance.profile import LEVELS, NEGATIVE_KEY, Effect, Gap, Track, between
+from ..guidance.replay import values_of
 from ..pipelines.published import published_for
 
 KEEP, AGREED, BURNT = 0.95, 0.999, 0.01
@@ -31,10 +32,9 @@ class Advice:
 
 def advise(profile: Profile) -> list[Advice]:
     """What a profile says of every scale of CFG that it has, and of the methods' own defaults."""
-    tracks = {round(t.effective, 6): t for t in profile.tracks if _is_plain(t)}
     found: list[Advice] = []
     for effect in profile.effects:
-        track = tracks.get(round(effect.scale, 6))
+        track = _plain_track(profile, effect)
         if track is None:
             continue
         gap = track.gaps[track.references.index(NEGATIVE_KEY)]
@@ -48,8 +48,10 @@ def advise(profile: Profile) -> list[Advice]:
     return [*found, *_defaults(profile), *_published(profile)]
 
 
-def _is_plain(track: Track) -> bool:
-    return bool(track.guider["type"] == "CFG" and track.guider["reference"] == NEGATIVE_KEY)
+def _plain_track(profile: Profile, effect: Effect) -> Track | None:
+    """That of CFG at the scale of an effect."""
+    wanted = {"type": "CFG", "reference": NEGATIVE_KEY, "scale": effect.scale}
+    return next((track for track in profile.tracks if track.guider == wanted), None)
 
 
 def _name(effect: Effect) -> str:
@@ -58,7 +60,7 @@ def _name(effect: Effect) -> str:
 
 def _where(profile: Profile, effect: Effect) -> Advice:
     low, high = smallest(profile, KEEP, effect.scale)
-    inside = [s for s in profile.sigma if low < s and (high is None or s <= high)]
+    inside = [v for v in values_of(Interval(2.0, low, high), profile.steps) if v != 1]
     count, saved = len(profile.sigma), (len(profile.sigma) - len(inside)) / 2
     strongest = max(range(len(effect.alone)), key=lambda i: effect.alone[i])
     first, last = effect.edges[strongest], effect.edges[strongest + 1] - 1
@@ -86,31 +88,36 @@ def _agreement(profile: Profile, effect: Effect, gap: Gap) -> Advice:
     if after is None:
         return Advice(
             _name(effect),
-            f"The two predictions never agree (median cosine of the clean "
-            f"images at the end {1 - middle[-1]:.4f}), so Adaptive Guidance at its default of "
-            f"{AGREED} saves little.",
+            f"The two predictions never agree (largest cosine of the clean images, median "
+            f"{1 - middle[-1]:.4f}), so Adaptive Guidance at its default of {AGREED} saves little.",
         )
     return Advice(
         _name(effect),
-        f"After step {after + 1} (sigma {profile.sigma[after]:.3g}) the two "
-        f"predictions agree: half of the prompts have a cosine of at least {AGREED} in x0.",
-        f"cfg({effect.scale:g})+adaptive({AGREED})",
+        f"After {after + 1} of {len(middle)} evaluations (sigma {profile.sigma[after]:.3g}) the "
+        "two predictions agree: half of the prompts have had a cosine of at least "
+        f"{AGREED} in x0.",
+        f"cfg({effect.scale:g})+adaptive({AGREED})" if after + 1 < len(middle) else "",
     )
 
 
 def _saving(profile: Profile, effect: Effect) -> Advice:
     save = 0.25
-    guider: Any = resolve(CFG(Adaptive(effect.scale, save=save)), profile)
+    try:
+        guider: Any = resolve(CFG(Adaptive(effect.scale, save=save)), profile)
+    except ValueError:  # there are too few
+        return Advice(_name(effect), "A quarter of the evaluations cannot be saved: too few.")
     return Advice(
         _name(effect),
-        f"A quarter of the evaluations is saved by stopping at a cosine of "
-        f"{guider.when.threshold:.4g} in x0. Whether fewer steps are not the better way to save "
+        "A quarter of the evaluations is saved by stopping at a cosine of "
+        f"{guider.when.threshold:.10g} in x0. Whether fewer steps are not the better way to save "
         "is for `guiders compare` to say.",
         f"cfg({effect.scale:g})+adaptive(save={save:g})",
     )
 
 
 def _colour(effect: Effect) -> list[Advice]:
+    if not {"saturation", "clipped"} <= effect.colour.keys():
+        return []
     before, after = effect.colour["saturation"]
     burnt = effect.colour["clipped"][1] - effect.colour["clipped"][0]
     where = f"Saturation goes from {before:.3f} to {after:.3f}"
@@ -132,9 +139,9 @@ def _colour(effect: Effect) -> list[Advice]:
 
 
 def _direction(effect: Effect, gap: Gap) -> Advice:
-    share = gap.parallel.square()
-    count = len(share)
-    parts = [float(part.mean()) for part in (share[: count // 3], share[count - count // 3 :])]
+    share = gap.parallel.square() + gap.spread["parallel"].square()  # the mean of the squares
+    third = max(1, len(share) // 3)
+    parts = [float(part.mean()) for part in (share[:third], share[-third:])]
     sign = "with" if float(gap.parallel.mean()) > 0 else "against"
     return Advice(
         _name(effect),
@@ -149,7 +156,9 @@ def _defaults(profile: Profile) -> list[Advice]:
     """What the methods' defaults, found on other models, mean on this one."""
     found = []
     effect = min(profile.effects, key=lambda e: abs(e.scale - 7.5))
-    track = next(t for t in profile.tracks if _is_plain(t) and t.guider["scale"] == effect.scale)
+    track = _plain_track(profile, effect)
+    if track is None:
+        return []
     size = track.gaps[track.references.index(NEGATIVE_KEY)].size
     shares = [1 - _share_below(row.tolist(), SDXL_RMS) for row in size]
     shortened = sum(shares) / len(shares)
@@ -165,7 +174,9 @@ def _defaults(profile: Profile) -> list[Advice]:
     found.append(
         Advice(
             DEFAULTS,
-            f"APG at its default scale of {APG().when} is as strong as CFG {strength:.3g} here.",
+            f"APG at its default scale of {APG().when} is as strong as CFG {strength:.3g} here."
+            if strength > 1
+            else "APG at its default momentum goes against guidance here: gaps fall too fast.",
         )
     )
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import APG, CFG, Constant, Guider, Negative, Profile, Term, intents
+from ..guidance import APG, CFG, Constant, Guider, Negative, Profile, Reference, Term, intents
 from ..guidance.profile import Effect, Track
 from ..guidance.replay import View
 from ..guidance.types import Step
@@ -28,6 +28,7 @@ LEAST = 8  # prompts
 QUARTER = 4  # of the prompts is drawn with APG, twice if its scale was not found at first
 CLOSE, NEAR = 0.12, (0.6, 1.6)  # how strong it should be, and must be, in parts of the CFG
 STRONGEST = 50.0
+FARTHEST = 20  # times the scale of the CFG, for an APG
 
 
 def profile(
@@ -144,6 +145,11 @@ def _check(
     for guider in guiders:
         if not isinstance(guider, Term) or not guider.by_products:
             raise ValueError(f"guiders have {guider}; allowed are APG and CFG, of any reference")
+        assert guider.reference is not None
+        kind = type(guider.reference)
+        if kind.asks is not Reference.asks or kind.read is not Reference.read:
+            allowed = "that are one prediction, such as a weak model or a perturbed network"
+            raise ValueError(f"guiders have {guider}; allowed are references {allowed}")
         if intents(guider) or not isinstance(guider.when, Constant):
             raise ValueError(f"guiders have {guider}; allowed are those of explicit numbers")
 
@@ -177,14 +183,20 @@ class _Work:
         with self._progress(f"scale {scale:g}", 2 * count):
             watch = Watch(groups, int(count / runs(groups)))
             track, full = self._walk(CFG(scale), count, watch)
+            if not track.gaps[0].size.any():
+                raise ValueError(
+                    "prompts are all predicted as the negative prompt is; allowed are those that "
+                    "guidance can move"
+                )
             plain = self._evaluations
-            view = View(track, self.steps, [s.stage for s in self.steps], math.prod(self.latents))
-            radius, own = view.radius(0.9, APG().momentum, Negative()), scale
+            view = View(track, self.steps, math.prod(self.latents))
+            everywhere = [True] * len(self.steps)
+            radius, own = view.radius(0.9, APG().momentum, Negative(), everywhere), scale
             tracks = [track]
             for number in (pilot, side, side):
                 beside, _ = self._walk(APG(own, rescale_rms=radius), number)
                 done = (beside.effective - 1) / (scale - 1)
-                own = 1 + (own - 1) / max(done, 0.1)
+                own = min(1 + (own - 1) / max(done, 0.1), FARTHEST * scale)
                 if number == side and NEAR[0] < done < NEAR[1]:
                     tracks.append(beside)
                 if number == side and abs(done - 1) < CLOSE:

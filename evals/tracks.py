@@ -44,6 +44,8 @@ def draw(pipe: Any, guider: Guider, jobs: Sequence[Settings], diagnose: bool = F
     with guided(pipe, guider, quiet=True, diagnose=diagnose) as run:
         images = sample(pipe, jobs, output_type="pt")
     pictures = torch.stack([torch.as_tensor(image) for image in images]).float().cpu()
+    if pictures.shape[1] != 3 and pictures.shape[-1] == 3:  # DiT answers with arrays
+        pictures = pictures.permute(0, 3, 1, 2)
     scales = [r.diagnosis.effective_scale for r in run.records if r.diagnosis]
     return Drawn(
         pictures, sum(run.last.evaluations), run.last.steps,
@@ -93,7 +95,7 @@ class _Differences:
             ("parallel", cosine(gap, c.x0)),
             ("norm_ratio", size[0] / size[1].clamp_min(1e-30)),
         ):
-            figures[name].append(value.double().cpu())
+            figures[name].append(value.cpu().double())  # not every device has float64
 
 
 class Recorder:
@@ -142,10 +144,10 @@ class Recorder:
     def _take(self, kinds: list[list[Tensor]]) -> None:
         """D_c of each evaluation, and each reference's gaps, (B, ...)."""
         rows = torch.stack([v.flatten(1) for kind in kinds for v in kind], 1)  # (B, n T, elements)
-        norms = rows.double().norm(dim=2)
-        unit = rows / norms.clamp_min(1e-30)[..., None].to(rows.dtype)
-        self._products = self._products + (unit @ unit.transpose(1, 2)).double().sum(0).cpu()
-        self._sizes.append((norms / math.sqrt(rows.shape[2])).cpu())
+        norms = rows.norm(dim=2)
+        unit = rows / norms.clamp_min(1e-30)[..., None]
+        self._products = self._products + (unit @ unit.transpose(1, 2)).cpu().double().sum(0)
+        self._sizes.append(norms.cpu().double() / math.sqrt(rows.shape[2]))
 
     def track(self) -> Track:
         """What was seen so far."""

@@ -48,8 +48,9 @@ class Adaptive(Gate):
         threshold: of the cosine; above 1 never stops. The default is 0.999 in x0, the paper's
             0.991 in eps and output.
         space: "x0", "eps", or "output" of the network.
-        save: instead of a threshold, the share of the evaluations that is to be saved: a profile
-            of the model says at which threshold that happens. At most a half is.
+        save: instead of a threshold, the share of the run's evaluations that is to be saved, with
+            what other gates save: a profile of the model says at which threshold that happens. At
+            most a half is.
     """
 
     formula: ClassVar[str] = "w until cos(D_c, D_u) >= threshold, then 1"
@@ -98,7 +99,7 @@ class Adaptive(Gate):
     def __str__(self) -> str:
         if self.save is not None:
             return f"{self.scale} until {100 * self.save:g} % of the evaluations are saved"
-        return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:g}"
+        return f"{self.scale} until the cosine of {self.space} reaches {self.threshold:.10g}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import base64
 import bisect
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ from .types import Level, Step
 FORMAT = "guiders profile 1"
 LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of the quantiles over prompts
 SPACES = ("x0", "eps")
-DIGITS = {"sigma": 6, "cosine": 5, "cosine_eps": 5}
+DIGITS = {"sigma": 6, "effective": 6}  # of numbers; 3 of the others
+EXACT = ("facts", "guider", "references", "scale")  # what is compared
 
 
 @dataclass
@@ -165,7 +167,7 @@ class Profile:
             ValueError: noise levels or latents are others.
         """
         here = [step.sigma for step in steps]
-        if not self.is_of(here):
+        if not self.is_of(here) or [step.stage for step in steps] != self.stage:
             raise self._other("noise levels", _ends(here), _ends(self.sigma))
         mine = list(self.facts["latents"])
         if latents is not None and list(latents) != mine:
@@ -179,9 +181,16 @@ class Profile:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file."""
+        """Write a JSON file; a kill at any moment leaves the old one or the new one."""
         data = {"format": FORMAT, **_plain(asdict(self))}
-        Path(path).write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n"
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -195,7 +204,8 @@ class Profile:
             if not isinstance(data, dict) or data.pop("format", "") != FORMAT:
                 raise ValueError("it was not written by `guiders profile`")
             return cls._from_json(data)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+                RuntimeError) as error:  # fmt: skip
             allowed = f"a file written by `guiders profile` ({error})"
             raise reject("Profile", "path", str(path), allowed) from None
 
@@ -214,17 +224,54 @@ class Profile:
             data["facts"], [math.inf if s is None else float(s) for s in data["sigma"]],
             data["stage"], tracks, [Effect(**one) for one in data["effects"]], data["cost"],
         )  # fmt: skip
-        count = len(profile.sigma)
-        if len(profile.stage) != count or not profile.effects or not tracks or profile.numel < 1:
+        if not profile._is_whole():
             raise ValueError("its parts do not belong together")
-        for track in tracks:
-            size = count * (1 + len(track.gaps))
-            shapes = [tuple(gap.size.shape) for gap in track.gaps]
-            if track.products.shape != (size, size) or len(track.size) != count:
-                raise ValueError("its parts do not belong together")
-            if any(shape != (count, len(LEVELS)) for shape in shapes):
-                raise ValueError("its parts do not belong together")
         return profile
+
+    def _is_whole(self) -> bool:
+        """Has it all that is read from it? It may be a stranger's file."""
+        count, facts = len(self.sigma), self.facts
+        rows, spread = (count, len(LEVELS)), ("cosine", "cosine_eps", "parallel", "norm_ratio")
+        fine = [
+            min(count, len(self.effects), len(self.tracks)) > 0,
+            len(self.stage) == count,
+            all(isinstance(stage, int) for stage in self.stage),
+            all(sigma >= 0 for sigma in self.sigma),
+            math.isfinite(self.cost),
+            0 < self.numel < 1e15,
+            all(isinstance(size, int) and size > 0 for size in facts["latents"]),
+            all(isinstance(facts[name], int) for name in ("num_inference_steps", "prompts")),
+            # they are shown on a terminal
+            all(facts[name].isprintable() for name in ("model", "pipeline", "scheduler")),
+        ]
+        for track in self.tracks:
+            side = count * (1 + len(track.gaps))
+            fine += [
+                {"type", "reference", "scale"} <= track.guider.keys(),
+                math.isfinite(track.effective) and track.prompts > 0,
+                len(track.references) == len(track.gaps),
+                NEGATIVE_KEY in track.references,
+                track.size.shape == (count,) and _is_size(track.size),
+                track.products.shape == (side, side),
+            ]
+            for gap in track.gaps:
+                fine += [gap.size.shape == rows, _is_size(gap.size)]
+                fine += [gap.disagreement[space].shape == rows for space in SPACES]
+                fine += [_is_size(gap.disagreement[space]) for space in SPACES]
+                fine += [getattr(gap, name).shape == (count,) for name in spread]
+                fine += [gap.spread[name].shape == (count,) for name in spread]
+        for effect in self.effects:
+            edges, numbers = effect.edges, [*effect.alone, *effect.before, *effect.after]
+            fine += [
+                effect.scale > 1 and effect.prompts > 0 and math.isfinite(effect.total),
+                (edges[0], edges[-1]) == (0, count) and edges == sorted(edges),
+                len(effect.before) == len(effect.after) == len(edges) == len(effect.alone) + 1,
+                effect.before[0] == effect.after[-1] == 0,
+                all(math.isfinite(number) for number in numbers),
+                all(math.isfinite(a + b) for a, b in effect.colour.values()),
+                all(math.isfinite(sum(values)) for values in effect.x0.values()),
+            ]
+        return all(fine)
 
 
 def reference_key(reference: Reference) -> Any:
@@ -236,6 +283,10 @@ def reference_key(reference: Reference) -> Any:
 
 
 NEGATIVE_KEY = reference_key(Negative())
+
+
+def _is_size(values: Tensor) -> bool:
+    return bool(((values >= 0) & values.isfinite()).all())
 
 
 def _alike(one: float, other: float) -> bool:
@@ -284,12 +335,14 @@ def _square(text: str) -> Tensor:
 
 
 def _plain(value: Any, digits: int = 3) -> Any:
-    """As JSON: numbers in three digits, noise levels in six, and ``null`` where not finite."""
+    """As JSON: numbers in few digits, ``null`` where not finite, and what is compared as it is."""
     if isinstance(value, dict):
         return {
-            key: _triangle(item)
+            key: item
+            if key in EXACT
+            else _triangle(item)
             if key == "products"
-            else _plain(item, 6 if key == "sigma" else digits)
+            else _plain(item, DIGITS.get(key, digits))
             for key, item in value.items()
         }
     if isinstance(value, Tensor):

@@ -219,6 +219,9 @@ def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
         **_size(pipe, first),
         **options,
     )
+    if not hasattr(result, "images"):
+        kind = type(pipe).__name__
+        raise ValueError(f"model is a {kind}, which draws no pictures; allowed is one that does")
     return list(result.images)
 
 

@@ -23,7 +23,7 @@ from .context import Captured, PipelineContext
 from .form import Form, check_dtype, form_of
 from .inputs import Inputs
 from .perturb import check_change
-from .profiles import find_profile
+from .profiles import profile_of
 from .run import Run
 from .swap import is_swapped, restore, swap
 from .turn import Forward
@@ -313,7 +313,10 @@ class Attachment:
         wanted = self._wanted
         if not intents(wanted):
             return wanted
-        profile = self._profile or find_profile(self._pipe, steps, wanted)
+        text = self._asked.get("negative_prompt") or ""
+        negative = text if isinstance(text, str) else next(filter(None, text), "")
+        how = "" if self._accelerate is None else str(self._accelerate)
+        profile = profile_of(self._pipe, steps, wanted, self._profile, negative, how)
         if isinstance(wanted, Guider):
             return resolve(wanted, profile, steps, latents)
         return [resolve(one, profile, steps, latents) for one in wanted]
@@ -473,6 +476,10 @@ def guided(
         profile = Profile.load(profile)
     if profile is not None and not isinstance(profile, Profile):
         raise ValueError(f"profile is {profile!r}; allowed is a Profile, or the path of its file")
+    if profile is not None and not intents(several):
+        warnings.warn(
+            f"profile has no effect: {_title(several)} leaves nothing to it", stacklevel=3
+        )
     parts = parts_of(pipe)
     if not is_supported(parts["scheduler"]):
         read_level(parts["scheduler"], 0)  # raises, with the list of what is supported

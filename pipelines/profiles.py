@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,41 @@ def name_of(pipe: Any) -> str:
         if source and Path(source).resolve() == models.path(name).resolve():
             return name
     return (Path(source).name if Path(source).is_dir() else source) or type(pipe).__name__
+
+
+def profile_of(
+    pipe: Any,
+    steps: Sequence[Step],
+    wanted: Any,
+    given: Profile | None,
+    negative: str,
+    accelerate: str,
+) -> Profile:
+    """The profile by which the intent of guiders becomes numbers; the one that ships by default.
+
+    Args:
+        wanted: the guiders.
+        negative, accelerate: the run's negative prompt and acceleration.
+
+    Raises:
+        ValueError: there is none.
+    """
+    profile = given or find_profile(pipe, steps, wanted)
+    pairs = [
+        ("model", name_of(pipe), profile.facts["model"]),
+        ("pipeline", type(pipe).__name__, profile.facts["pipeline"]),
+        ("negative_prompt", negative, profile.facts.get("negative_prompt", "")),
+        ("accelerate", accelerate, ""),
+    ]
+    for name, here, there in pairs:
+        if here != there:
+            warnings.warn(
+                f"profile: the {name} of the run is {here!r} and the profile's is {there!r}; its "
+                "numbers may be others here",
+                stacklevel=2,
+            )
+            break
+    return profile
 
 
 def find_profile(pipe: Any, steps: Sequence[Step], wanted: Any) -> Profile:
@@ -39,13 +76,16 @@ def find_profile(pipe: Any, steps: Sequence[Step], wanted: Any) -> Profile:
     kind = type(pipe.scheduler).__name__
     count = sum(step.stage == 0 for step in steps)
     shipped = [f"{p.facts['num_inference_steps']} steps of {p.facts['scheduler']}" for p in there]
+    source = str(getattr(pipe, "name_or_path", ""))
+    model = source if name not in models.PIPELINES and Path(source).is_dir() else name
+    prompts = "" if name in models.PIPELINES else "--prompts FILE "
     lines = [] if name in models.PIPELINES else hints(type(pipe).__name__, wanted)
     raise ValueError(
         f"guider has {what}, which needs a profile of {name} at {count} steps of {kind}"
         + (f" (there is one for {', one for '.join(shipped)})" if shipped else "")
-        + f"; make one with `guiders profile --model {name} --num-inference-steps {count} --out "
-        "profile.json` (and --scheduler, --width, --height as for the run), then give it as "
-        "--profile profile.json, in Python as guided(..., profile=...)"
+        + f"; make one with `guiders profile --model {shlex.quote(model)} {prompts}"
+        f"--num-inference-steps {count} --out profile.json` (and --scheduler, --width, --height as "
+        "for the run), then give it as --profile profile.json, in Python as guided(..., profile=)"
         + "".join(f"; {line}" for line in lines)
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..guidance import CFG, Guider, Profile, Step, intents, resolve
 from .generate import Settings, sample
 from .guided import guided
-from .profiles import find_profile
+from .profiles import profile_of
 
 
 def settle(
@@ -31,7 +31,8 @@ def settle(
     if profile is not None and not isinstance(profile, Profile):
         profile = Profile.load(profile)
     steps, latents = foreseen(pipe, job)
-    return resolve(guider, profile or find_profile(pipe, steps, guider), steps, latents)
+    found = profile_of(pipe, steps, guider, profile, job.negative_prompt, job.accelerate)
+    return resolve(guider, found, steps, latents)
 
 
 def foreseen(pipe: Any, job: Settings) -> tuple[list[Step], Sequence[int] | None]:

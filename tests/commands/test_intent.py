@@ -1,10 +1,11 @@
 """Guiders by intent on the command line: profile, advise, generate, grid, evaluate, compare."""
 
 import json
+import shlex
 
 import pytest
 from guiders import APG, CFG, Adaptive, Guider, Match, Profile
-from guiders.commands import main
+from guiders.commands import main, parser
 from guiders.guidance import intents
 from guiders.pipelines import png
 from guiders.pipelines.parse import parse_guider
@@ -42,6 +43,31 @@ def test_a_profile_its_picture_and_advice(known, folder, capsys):
         parse_guider(text)
 
 
+def test_advice_of_a_stranger(known, tmp_path, capsys):
+    path, _ = known
+    data = json.loads(path.read_text())
+    data["facts"]["model"] = "x; touch /tmp/oops"
+    for effect in data["effects"]:
+        effect["colour"] = {}
+    other = tmp_path / "a stranger's.json"
+    other.write_text(json.dumps(data))
+    assert main(["advise", str(other)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "--guider" in line]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)
+        assert words[words.index("--model") + 1] == "x; touch /tmp/oops"
+        assert words[words.index("--profile") + 1] == str(other)
+
+
+def test_a_picture_of_somebody_else_is_kept(known, tmp_path, capsys):
+    _, flags = known
+    (tmp_path / "q.svg").write_text("mine")
+    assert main(["profile", *flags, "--out", str(tmp_path / "q.json")]) == 2
+    assert "q.svg, which exists" in capsys.readouterr().err
+    assert (tmp_path / "q.svg").read_text() == "mine"
+
+
 def test_pictures_carry_the_numbers(known, folder, tmp_path, capsys):
     path, _ = known
     draw = ["generate", "red", "--model", str(folder), "--num-inference-steps", "5"]
@@ -69,9 +95,12 @@ def test_a_stored_guider_with_intent(known, folder, tmp_path):
     assert stored["scale"]["save"] is None
 
 
-def test_grids_and_measurements_are_settled(known, folder, tmp_path):
+def test_grids_and_measurements_are_settled(known, folder, tmp_path, capsys):
     path, _ = known
     shared = ["--model", str(folder), "--num-inference-steps", "5", "--profile", str(path)]
+    plain = ["--x", "guider=cfg(2);cfg(3)", "--out", str(tmp_path / "plain.png")]
+    assert main(["grid", "red", *shared, *plain]) == 0
+    assert "profile has no effect" in capsys.readouterr().err
     axis = "guider=cfg(3);apg(match(3));cfg(3)+interval(keep=0.8)"
     assert main(["grid", "red", *shared, "--x", axis, "--out", str(tmp_path / "g.png")]) == 0
     from PIL import Image
@@ -101,6 +130,10 @@ def test_without_a_profile(folder, tmp_path, capsys):
     assert "Adaptive save=0.2" in said
     assert "guiders profile --model" in said
     assert "--num-inference-steps 5" in said
+    command = shlex.split(said.partition("`guiders ")[2].partition("`")[0])
+    args = parser().parse_args(command)
+    assert args.model == str(folder)
+    assert args.prompts
     assert not list(tmp_path.glob("*.png"))
 
 

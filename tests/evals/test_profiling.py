@@ -3,12 +3,28 @@
 import copy
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
-from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, WeakModel, guided, models
+import zoo
+from guiders import (
+    APG,
+    CFG,
+    Adaptive,
+    Confusion,
+    Guider,
+    Interval,
+    Match,
+    Profile,
+    Stale,
+    WeakModel,
+    guided,
+    models,
+    resolve,
+)
 from guiders import profile as measured
 from guiders.evals.advice import advise
 from guiders.evals.effects import runs
@@ -122,10 +138,42 @@ def test_bad_arguments(sd):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"guiders": [CFG(Adaptive(3))]}, "guiders have CFG"),
         ({"guiders": [APG(rescale="p90")]}, "guiders have APG"),
+        ({"guiders": [CFG(3, reference=Stale())]}, "guiders have CFG.*one prediction"),
+        ({"guiders": [CFG(3, reference=Confusion(["a", "b"]))]}, "guiders have CFG.*one pred"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"prompts": ["x"] * 8, "negative_prompt": "x"}, "prompts are all predicted as"),
     ):
         with pytest.raises(ValueError, match=words):
             measured(sd, **({"prompts": PROMPTS, "quiet": True} | options))
+
+
+def test_heun_is_guided_for_whole_steps():
+    """Its second evaluations are at the level of the next first ones."""
+    pipe = tiny.sd("heun")
+    found = measured(pipe, PROMPTS[:8], (4,), num_inference_steps=6, batch_size=8, quiet=True)
+    for keep in (0.6, 0.8, 0.95):
+        with guided(pipe, CFG(Interval(4, keep=keep)), quiet=True, profile=found) as run:
+            tiny.run(pipe, steps=6)
+        inside = [i for i, record in enumerate(run.records) if record.scales[0][0] != 1]
+        assert found.effects[0].kept(inside[0], inside[-1]) >= keep
+
+
+def test_a_pipeline_of_classes_that_answers_with_arrays():
+    pipe = zoo.build("dit")
+    pipe.labels = {}
+    classes = [str(100 * n + 7) for n in range(8)]
+    found = measured(pipe, classes, (4,), num_inference_steps=3, batch_size=8, quiet=True)
+    assert len(found.effects[0].colour) > 1
+    assert found.effects[0].total > 0
+
+
+def test_what_draws_no_pictures(sd):
+    class Sound(type(sd)):
+        def __call__(self, *args, **kwargs):
+            return object()
+
+    with pytest.raises(ValueError, match="model is a Sound, which draws no pictures"):
+        sample(Sound(**sd.components), [Settings("x", None)])
 
 
 # One JSON, two models
@@ -136,7 +184,7 @@ def sdxl():
     return tiny.sdxl("euler")
 
 
-GUIDER = APG(Adaptive(Match(4), save=0.2), momentum=0, rescale="p75") + CFG(Interval(2, keep=0.7))
+GUIDER = APG(Adaptive(Match(4), save=0.1), momentum=0, rescale="p75") + CFG(Interval(2, keep=0.7))
 
 
 def test_the_same_json_keeps_its_promise_on_another_model(sdxl, tmp_path):
@@ -174,7 +222,7 @@ def test_the_plan_has_the_numbers(sd, known, capsys):
     assert run.guider == resolved
     assert run.last.latents == (4, 8, 8)
     threshold = resolved.when.threshold
-    assert f"reaches {threshold:g}; 8 steps" in capsys.readouterr().err
+    assert f"reaches {threshold:.10g}; 8 steps" in capsys.readouterr().err
     again = copy.copy(resolved)
     with guided(sd, [again, guider], quiet=True, profile=known) as run:
         tiny.run(sd, steps=8)
@@ -230,6 +278,30 @@ def test_looking_ahead_evaluates_nothing(sd):
     assert latents == (4, 8, 8)
 
 
+def test_a_profile_of_something_else_is_said(sd, known):
+    other = replace(known, facts=known.facts | {"model": "another"})
+    negative = {"negative_prompt": ["ugly"] * 2}
+    for profile, guider, options, words in (
+        (other, CFG(Interval(4, keep=0.7)), {}, "the model of the run is .*'another'"),
+        (known, CFG(Interval(4, keep=0.7)), negative, "the negative_prompt of the run is 'ugly'"),
+        (known, CFG(3), {}, "profile has no effect: CFG scale 3 leaves"),
+    ):
+        with (
+            pytest.warns(UserWarning, match=words),
+            guided(sd, guider, quiet=True, profile=profile),
+        ):
+            tiny.run(sd, steps=8, **options)
+    job = Settings("x", None, num_inference_steps=8, negative_prompt="ugly")
+    with pytest.warns(UserWarning, match="the negative_prompt of the run is 'ugly'"):
+        settle(sd, job, CFG(Interval(4, keep=0.7)), known)
+    fast = replace(job, negative_prompt="", accelerate="sada")
+    with pytest.warns(UserWarning, match="the accelerate of the run is 'sada'"):
+        settle(sd, fast, CFG(Interval(4, keep=0.7)), known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settle(sd, replace(job, negative_prompt=""), CFG(Interval(4, keep=0.7)), known)
+
+
 # What ships
 
 
@@ -253,13 +325,36 @@ def test_advice_holds_for_what_it_says(steps):
     profile = Profile.load(path)
     found = advise(profile)
     assert all(one.text for one in found)
-    from guiders import resolve
     from guiders.pipelines.parse import parse_guider
 
     guiders = [one.guider for one in found if one.guider]
     assert len(guiders) > 5
     for text in guiders:
         assert not intents(resolve(parse_guider(text), profile))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_advice_of_few_steps(sd, steps):
+    found = measured(sd, PROMPTS[:8], (4,), num_inference_steps=steps, batch_size=8, quiet=True)
+    said = [one.text for one in advise(found)]
+    assert len(said) > 6
+    assert not [text for text in said if "nan" in text or "CFG -" in text]
+
+
+def test_advice_of_a_model_whose_scale_is_not_quite_met(known):
+    """As in half precision."""
+    tracks = [replace(track, effective=track.effective - 0.01) for track in known.tracks]
+    assert len(advise(replace(known, tracks=tracks))) == len(advise(known))
+
+
+def test_the_share_along_the_image_is_of_the_energy(known):
+    """Along it for some prompts and against it for others is not nothing."""
+    gap = known.tracks[0].gaps[0]
+    half = torch.full_like(gap.parallel, 0.5)
+    gap = replace(gap, parallel=0 * half, spread=gap.spread | {"parallel": half})
+    tracks = [replace(known.tracks[0], gaps=[gap]), *known.tracks[1:]]
+    said = " ".join(one.text for one in advise(replace(known, tracks=tracks)))
+    assert "25 % of the gap's energy lies along the clean image" in said
 
 
 def test_the_picture_has_every_scale(known):

@@ -2,16 +2,20 @@
 
 import json
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from guiders import (
     APG,
     CFG,
+    TCFG,
     Adaptive,
     Cosine,
     Guider,
     Interval,
+    Linear,
     Match,
     Profile,
     Rescale,
@@ -33,12 +37,14 @@ from guiders.guidance import (
     intents,
 )
 from guiders.guidance.profile import LEVELS, Effect, Gap, Track, reference_key
+from guiders.guidance.replay import View
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 STEPS, NUMEL = 7, 96
 SIGMA = [float(s) for s in torch.logspace(1.2, -0.7, STEPS)]
 EDGES = [0, 2, 4, 7]
+NAMES = ("cosine", "cosine_eps", "parallel", "norm_ratio")
 
 
 def steps(stages=None):
@@ -68,7 +74,7 @@ def track(clean, gap, scale=4.0, effective=None, kind="CFG"):
             Gap(
                 quantiles(gap.norm(dim=2) / NUMEL**0.5),
                 {"x0": quantiles(1 - cosine), "eps": quantiles((1 - cosine) / 10)},
-                flat, flat, flat, flat, {},
+                flat, flat, flat, flat, dict.fromkeys(NAMES, flat),
             )
         ],
         (unit @ unit.transpose(1, 2)).mean(0),
@@ -80,8 +86,9 @@ def profile(*tracks, stages=None, scales=(4.0,)):
         Effect(s, 8, 0.2, EDGES, [0.3, 0.5, 0.1], [0, 0.3, 0.8, 1], [1, 0.7, 0.1, 0])
         for s in scales
     ]
-    facts = {"model": "made up", "latents": [NUMEL], "num_inference_steps": STEPS}
-    return Profile(facts, SIGMA, stages or [0] * STEPS, list(tracks), effects, 1.9)
+    facts = {"model": "made up", "pipeline": "", "scheduler": "", "latents": [NUMEL],
+             "num_inference_steps": STEPS, "prompts": 8}  # fmt: skip
+    return Profile(facts, list(SIGMA), stages or [0] * STEPS, list(tracks), effects, 1.9)
 
 
 def predictions(prompts=1, seed=0):
@@ -194,6 +201,7 @@ def test_what_cannot_be_matched_is_refused():
         (APG(Match(CFG(Adaptive(4)))), "Match: guider"),
         (CFG(Match(4), reference=WeakModel("emoji-weak")), "emoji-weak.*guiders profile"),
         (APG(Match(40)), "effective scale is 40"),
+        (TCFG(Match(4)), "Match: method is 'TCFG'"),
         (reward, "RewardGuidance"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -285,7 +293,7 @@ def test_explicit_numbers_stay():
 
 def test_all_of_a_guider_is_resolved():
     known = profile(track(*predictions(prompts=30)))
-    guider = APG(Adaptive(Interval(Match(4), keep=0.9), save=0.2), rescale="p75") + CFG(
+    guider = APG(Adaptive(Interval(Match(4), keep=0.9), save=0.25), rescale="p75") + CFG(
         Interval(3, keep=0.65)
     ) | Rescale(0.4)
     assert len(intents(guider)) == 5
@@ -377,6 +385,26 @@ def test_another_run_is_refused():
         lambda d: d["tracks"][0]["gaps"][0]["size"].pop(),
         lambda d: d["tracks"][0]["gaps"][0].pop("disagreement"),
         lambda d: d["facts"].update(latents="many"),
+        lambda d: d["facts"].update(latents=[10**400]),
+        lambda d: d["facts"].update(latents=[-4, -8, 3]),
+        lambda d: d["facts"].update(model="\x1b[2Jmodel"),
+        lambda d: d["facts"].pop("scheduler"),
+        lambda d: d["sigma"].__setitem__(0, -1.0),
+        lambda d: d["sigma"].__setitem__(0, float("nan")),
+        lambda d: d["stage"].__setitem__(0, "first"),
+        lambda d: d.update(tracks=[3]),
+        lambda d: d.update(facts=[3]),
+        lambda d: d["tracks"][0].update(effective=None),
+        lambda d: d["tracks"][0].update(guider={}),
+        lambda d: d["tracks"][0].update(references=["another"]),
+        lambda d: d["tracks"][0]["gaps"][0]["size"][2].__setitem__(1, None),
+        lambda d: d["tracks"][0]["gaps"][0]["size"][2].pop(),
+        lambda d: d["tracks"][0]["gaps"][0].update(spread={}),
+        lambda d: d["effects"][0].update(edges=[0, 4, 2, 7]),
+        lambda d: d["effects"][0].update(before=[0.5, 0.3, 0.8, 1]),
+        lambda d: d["effects"][0].update(alone=[0.1]),
+        lambda d: d["effects"][0].update(colour={"saturation": [1]}),
+        lambda d: d["effects"][0].update(scale=0),
     ],
 )
 def test_files_that_are_no_profiles(tmp_path, change):
@@ -387,3 +415,202 @@ def test_files_that_are_no_profiles(tmp_path, change):
     path.write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"Profile: path is .*p.json.*guiders profile"):
         Profile.load(path)
+
+
+# What a guider is made of counts
+
+
+@pytest.mark.parametrize("save", [0.24, 0.28])
+@pytest.mark.parametrize(
+    "guider",
+    [
+        CFG(Adaptive(Interval(4, high=8), save=0.25)),
+        CFG(Interval(Adaptive(4, save=0.25), low=0.5, high=8)),
+        CFG(Adaptive(Linear(1, 9), save=0.25)),
+        CFG(Adaptive([3, 4, 5, 6, 7], save=0.25)),
+        CFG(Adaptive(lambda step: [4, 5], save=0.25)),
+        CFG(Adaptive(2, save=0.25)) + APG(Adaptive(3, save=0.25)),
+        APG(Adaptive(3, save=0.25)) + CFG(Interval(2, low=3)),
+    ],
+)
+def test_the_whole_run_saves_what_was_asked_for(guider, save):
+    clean, gap = predictions(prompts=400)
+    known = profile(track(clean, gap))
+
+    def asked(scale):
+        changes = {"save": save} if isinstance(scale, Adaptive) else {}
+        if isinstance(scale, (Adaptive, Interval)):
+            return scale.replace(scale=asked(scale.scale), **changes)
+        return scale
+
+    terms = [term.replace(scale=asked(term.when)) for term in guider.terms]
+    guider = resolve(terms[0] if len(terms) == 1 else terms[0] + terms[1], known)
+    _, evaluations = run(guider, clean, gap)
+    assert 1 - evaluations.double().mean() / (2 * STEPS) == pytest.approx(save, abs=0.02)
+
+
+def test_what_is_saved_anyway_and_what_never_is():
+    known = profile(track(*predictions(prompts=50)))
+    for guider, words in (
+        (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save is 0.2; allowed is above 0.286"),
+        (CFG(Adaptive(4, save=0.2)) + APG(3), "at most 0 in 7 .* other terms guide"),
+        (CFG(Adaptive(4, save=0.2)) + APG(Adaptive(3, save=0.3)), "the same share"),
+        (CFG(Adaptive(1, save=0.2)), "allowed is None, since 0.5 is saved without it"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            resolve(guider, known)
+
+
+def test_where_nothing_is_known_nothing_is_saved():
+    seen = track(*predictions(prompts=50))
+    seen.gaps[0].disagreement["eps"][:2] = 2.0  # sigma is infinite
+    with pytest.raises(ValueError, match=r"save is 0.4; allowed is at most 0.286"):
+        resolve(CFG(Adaptive(4, space="eps", save=0.4)), profile(seen))
+
+
+def test_a_sum_is_read_where_all_of_it_is():
+    clean, gap = predictions(prompts=50)
+    known = profile(track(clean, gap, scale=2.0), track(clean, 0.3 * gap, scale=8.0))
+    whole = resolve(CFG(Adaptive(7, save=0.2)), known).when.threshold
+    found = resolve(CFG(Adaptive(4, save=0.2)) + CFG(Adaptive(4, save=0.2)), known)
+    assert [term.when.threshold for term in found.terms] == pytest.approx([whole, whole])
+
+
+def test_terms_that_were_not_measured_are_left_as_they_are():
+    known = profile(track(*predictions(prompts=50)))
+    other = CFG(2, reference=WeakModel("emoji-weak"))
+    assert resolve(APG(4, rescale="p90") + other, known).terms[1] == other
+
+
+def test_the_radius_is_of_the_gaps_that_are_guided():
+    clean, gap = predictions()
+    expected = gap[0, 3:5].norm(dim=1).repeat(10).quantile(0.5) / NUMEL**0.5
+    guider = APG(Interval(4, low=SIGMA[5], high=SIGMA[3]), rescale="p50", momentum=0)
+    found = resolve(guider, profile(track(clean, gap)))
+    assert found.rescale_rms == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_a_match_within_an_interval_is_as_strong_there():
+    clean, gap = predictions()
+    known = profile(track(clean, gap))
+    found = resolve(APG(Interval(Match(4), low=0.5, high=4), rescale="p75"), known)
+    expected = run(CFG(Interval(4, low=0.5, high=4)), clean, gap)[0]
+    assert run(found, clean, gap)[0] == pytest.approx(expected, rel=1e-3)
+    like = APG(5, momentum=0, rescale=0)  # of itself
+    found = resolve(like.replace(scale=Interval(Match(like), low=0.5, high=4)), known)
+    assert found.when.scale.scale == pytest.approx(5, rel=1e-3)
+
+
+@pytest.mark.parametrize("numel", [96, 16 * 21 * 60 * 104])
+def test_what_is_read_does_not_depend_on_the_size_of_the_latents(numel):
+    known = profile(track(*predictions()))
+    known.facts["latents"] = [numel]
+    radius = 0.05 * numel**0.5
+    a = effective_scale(APG(4, rescale=radius), known)
+    assert a == pytest.approx(effective_scale(APG(4, rescale_rms=0.05), known))
+    vectors = View.of(known, APG(4), 4.0, known.steps)._vectors()
+    assert vectors[0][0].numel() <= 10 * 2 * STEPS  # and neither does what it takes
+
+
+def test_no_gap_at_one_evaluation():
+    clean, gap = predictions()
+    gap[:, 3] = 0
+    seen = track(clean, gap)
+    seen.products = seen.products.nan_to_num()
+    found = resolve(APG(4, rescale="p90"), profile(seen))
+    assert math.isfinite(found.rescale_rms)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.65, 0.85])
+def test_an_interval_is_of_whole_solver_steps(keep):
+    stages, sigma = [0, 1, 0, 1, 0, 1, 0], [9.0, 5, 5, 2, 2, 1, 1]
+    known = profile(track(*predictions()), stages=stages)
+    known.sigma[:] = sigma
+    known.effects[0].edges = [0, 3, 5, 7]
+    guider = resolve(CFG(Interval(4, keep=keep)), known)
+    scales = []
+    for step in known.steps:
+        scales.append(denoised(guider, step) if step.stage == 0 else scales[-1])
+    inside = [i for i, scale in enumerate(scales) if scale != 1]
+    assert known.effects[0].kept(inside[0], inside[-1]) >= keep
+    assert len(inside) < 7
+
+
+def test_a_cosine_that_was_larger_where_nobody_looks():
+    seen = track(*predictions(prompts=50))
+    seen.gaps[0].cosine_eps = torch.linspace(0.999, 0.99, STEPS)  # it falls
+    known = profile(seen)
+    resolve(CFG(Adaptive(4, space="eps", save=0.3)), known)
+    with pytest.raises(ValueError, match=r"begins at sigma 1.778: the cosine of eps was larger"):
+        resolve(CFG(Adaptive(Interval(4, high=2), space="eps", save=0.4)), known)
+
+
+def test_a_match_that_takes_itself_back_is_refused():
+    """Reverse momentum outweighs gaps that fall fast: the scale would be anything."""
+    clean, gap = predictions()
+    fall = torch.tensor([1, 1, 1, 1, 1, 0.2, 0.1], dtype=torch.float64)[:, None]
+    with pytest.raises(ValueError, match="against it at 1 of 7 evaluations"):
+        resolve(APG(Match(4), rescale=0, momentum=-0.8), profile(track(clean, gap * fall)))
+
+
+def test_a_threshold_is_printed_as_it_is():
+    seen = track(*predictions(prompts=50))
+    seen.gaps[0].disagreement["x0"] *= 1e-6
+    found = resolve(CFG(Adaptive(4, save=0.3)), profile(seen)).when
+    assert 0.999 < found.threshold < 1
+    assert float(str(found).rpartition(" ")[2]) == found.threshold
+
+
+def test_what_is_compared_is_stored_as_it_is(tmp_path):
+    from guiders import SmoothedAttention
+
+    known = profile(track(*predictions(), scale=7.525, effective=7.525), scales=(7.525,))
+    smoothed = SmoothedAttention(12.3456)
+    first = known.tracks[0]
+    first.references.append(reference_key(smoothed))
+    first.gaps.append(first.gaps[0])
+    first.products = torch.eye(3 * STEPS, dtype=torch.float64)
+    known.save(tmp_path / "p.json")
+    again = Profile.load(tmp_path / "p.json")
+    assert again.scales == [7.525]
+    assert again.tracks[0].guider == first.guider
+    assert again.tracks[0].gap(smoothed) is not None
+
+
+def test_a_kill_leaves_the_old_file(tmp_path, monkeypatch):
+    known = profile(track(*predictions()))
+    known.save(tmp_path / "p.json")
+    before = (tmp_path / "p.json").read_text()
+    known.cost = 3
+
+    def full(path, text, **_):
+        path.open("w").write(text[:10])
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        known.save(tmp_path / "p.json")
+    assert (tmp_path / "p.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_other_stages_are_another_run():
+    with pytest.raises(ValueError, match="noise levels"):
+        resolve(APG(Match(4)), profile(track(*predictions())), steps([0, 1, 0, 1, 0, 1, 0]))
+
+
+def test_tracks_that_go_nowhere():
+    clean, gap = predictions()
+    known = profile(track(clean, gap, effective=-0.5), track(clean, gap, effective=4.0))
+    assert math.isfinite(effective_scale(APG(2), known))
+    weak = WeakModel("emoji-weak")
+    own = track(clean, gap, effective=0.9)
+    own.guider["reference"] = reference_key(weak)
+    own.references.append(reference_key(weak))
+    own.gaps.append(replace(own.gaps[0], size=0.1 * own.gaps[0].size))  # the other way
+    one, gaps = own.products[:, :STEPS], own.products[:, STEPS:]
+    rows = torch.cat([one, gaps, -gaps], 1)
+    own.products = torch.cat([rows, -rows[STEPS:]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve(CFG(Adaptive(2, save=0.2), reference=weak), profile(own))
