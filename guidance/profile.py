@@ -22,7 +22,7 @@ from .types import Level, Step
 FORMAT = "guiders profile 1"
 LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of the quantiles over prompts
 SPACES = ("x0", "eps")
-DIGITS = {"sigma": 6, "effective": 6}  # of numbers; 3 of the others
+DIGITS = {"sigma": 6, "effective": 6, "cosine": 5, "cosine_eps": 5}  # of numbers; 3 of others
 EXACT = ("facts", "guider", "references", "scale")  # what is compared
 
 
