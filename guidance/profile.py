@@ -275,11 +275,11 @@ class Profile:
 
 
 def reference_key(reference: Reference) -> Any:
-    """The JSON form of a reference; its text where it has none."""
+    """The JSON form of a reference; where it has none, as of a network, it is like no other."""
     try:
         return reference.to_dict()
     except ValueError:
-        return str(reference)
+        return f"{reference}, {id(getattr(reference, 'model', reference))}"
 
 
 NEGATIVE_KEY = reference_key(Negative())

@@ -614,3 +614,15 @@ def test_tracks_that_go_nowhere():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resolve(CFG(Adaptive(2, save=0.2), reference=weak), profile(own))
+
+
+def test_another_network_of_the_same_class_was_not_measured():
+    one, other = (torch.nn.Linear(1, 1) for _ in range(2))
+    seen = track(*predictions(prompts=50))
+    seen.references.append(reference_key(WeakModel(one)))
+    seen.gaps.append(seen.gaps[0])
+    seen.products = torch.eye(3 * STEPS, dtype=torch.float64)
+    known = profile(seen)
+    resolve(CFG(Adaptive(4, save=0.2), reference=WeakModel(one)), known)
+    with pytest.raises(ValueError, match="not measured with"):
+        resolve(CFG(Adaptive(4, save=0.2), reference=WeakModel(other)), known)
