@@ -10,7 +10,8 @@ from typing import Any
 
 from .. import models
 from ..evals.advice import advise
-from ..guidance import Profile
+from ..guidance import Profile, intents
+from ..pipelines.parse import parse_guider
 
 
 def add(commands: Any) -> None:
@@ -38,11 +39,12 @@ def run(args: argparse.Namespace) -> None:
     )
     model = shlex.quote(facts["model"])  # it may be a stranger's
     flags = f"--model {model} --num-inference-steps {facts['num_inference_steps']}"
-    if args.profile not in shipped:
-        flags += f" --profile {shlex.quote(args.profile)}"
+    by_profile = "" if args.profile in shipped else f" --profile {shlex.quote(args.profile)}"
     for about, found in itertools.groupby(advise(profile), lambda one: one.about):
         print(f"\n{about}")
         for one in found:
             print(textwrap.fill(f"- {one.text}", 88, subsequent_indent="  "))
             if one.guider:
-                print(f"    guiders generate PROMPT --guider {shlex.quote(one.guider)} {flags}")
+                more = by_profile if intents(parse_guider(one.guider)) else ""
+                text = shlex.quote(one.guider)
+                print(f"    guiders generate PROMPT --guider {text} {flags}{more}")

@@ -77,11 +77,13 @@ def run(args: argparse.Namespace) -> None:
     pipe = pipeline_of(next(iter(cells.values()))[0], args.device)
     pipe.set_progress_bar_config(disable=True)
 
+    for place, (job, guider) in cells.items():  # before anything is drawn
+        if intents(guider):
+            guider = settle(pipe, job, guider, args.profile)
+            cells[place] = dataclasses.replace(job, guider=guider.to_dict()), guider
+
     def cell(across: Any, below: Any) -> Picture:
         job, guider = cells[across, below]
-        guider = settle(pipe, job, guider, args.profile if intents(guider) else None)
-        job = dataclasses.replace(job, guider=guider.to_dict())
-        cells[across, below] = job, guider
         return next(generate(pipe, [job], guider, quiet=True))
 
     picture = draw(x, y, cell)

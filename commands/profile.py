@@ -17,7 +17,7 @@ from ..pipelines.parse import parse_guider
 from .fit import prompts_of
 from .settings import add_run, make_folder, pipeline_of
 
-SCALES = "7.5"
+SCALES, PROMPTS = "7.5", 64
 
 
 def add(commands: Any) -> None:
@@ -31,23 +31,21 @@ def add(commands: Any) -> None:
     )
     add = one.add_argument
     add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
-    add("--num-prompts", type=int, default=64, help="of them; the more, the better (default: 64)")
+    add("--num-prompts", type=int, help="of them; the more, the better (default: 64, or all)")
     add("--scales", default=SCALES, help=f"of CFG, between commas (default: {SCALES})")
     add(
         "--guider", action="append", default=None, metavar="GUIDER",
         help="several times: also on the way of this one, such as "
         "'cfg(2, reference=weak-model(emoji-weak))'",
     )  # fmt: skip
-    add("--batch-size", type=int, default=4, help="pictures drawn at once")
-    add("--out", type=Path, default=Path("profile.json"), help="file to write")
+    add("--batch-size", type=int, default=4, help="pictures drawn at once (default: 4)")
+    add("--out", type=Path, default=Path("profile.json"), help="(default: profile.json)")
     add_run(one)
     one.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     given = vars(args)
-    if args.num_prompts < LEAST:
-        raise ValueError(f"num_prompts is {args.num_prompts}; allowed is at least {LEAST}")
     scales = scales_of(args.scales)
     guiders = [_term(text) for text in args.guider or ()]
     names = ("model", "num_inference_steps", "seed", "negative_prompt", "width", "height",
@@ -58,8 +56,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"accelerate is {given['accelerate']!r}; allowed is none for a profile")
     prompts = prompts_of(args.prompts, first.model)
     random.Random(first.seed).shuffle(prompts)
-    if len(prompts) < args.num_prompts:
-        raise ValueError(f"num_prompts is {args.num_prompts}; allowed here are {len(prompts)}")
+    count = min(PROMPTS, len(prompts)) if args.num_prompts is None else args.num_prompts
+    if not LEAST <= count <= len(prompts):
+        raise ValueError(f"num_prompts is {count}; allowed here are {LEAST} to {len(prompts)}")
     if args.out.suffix != ".json":
         raise ValueError(f"out is {str(args.out)!r}; allowed is a .json file")
     before = Profile.load(args.out) if os.path.lexists(args.out) else None
@@ -73,12 +72,15 @@ def run(args: argparse.Namespace) -> None:
     pipe = pipeline_of(first, args.device)
     pipe.set_progress_bar_config(disable=True)
     for profile in measure(
-        pipe, prompts[: args.num_prompts], scales, guiders, batch_size=args.batch_size,
+        pipe, prompts[:count], scales, guiders, batch_size=args.batch_size,
         before=before, **settings,
     ):  # fmt: skip
         profile.save(args.out)
         picture = write_chart(profile, beside)
-    print(f"{profile.cost:.2f} plain runs of {args.num_prompts} prompts for each scale")
+    if profile is before:
+        print("nothing to measure: it is all there")
+    else:
+        print(f"{profile.cost:.2f} plain runs of {count} prompts for each scale")
     print(f"{args.out}  {os.path.getsize(args.out) / 1000:.0f} kB\n{picture}")
 
 

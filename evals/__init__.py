@@ -1,5 +1,6 @@
 """Measuring what guidance does to pictures: drawing many, measuring them, comparing guiders."""
 
+from .advice import Advice, advise
 from .bootstrap import Estimate, bootstrap
 from .colour import clipped, contrast, saturation
 from .comparison import Method, compare
@@ -18,8 +19,9 @@ from .reference import Reference, load_reference
 from .tuning import Tuning, tune
 
 __all__ = [
-    "Estimate", "Figure", "Method", "Moments", "Network", "Plan", "Prompts", "Reference",
-    "Request", "Streamed", "Tuning", "bootstrap", "clipped", "cmmd", "compare", "contrast",
-    "evaluate", "frechet_distance", "image_features", "kid", "load_network", "load_prompts",
-    "load_reference", "neighbours", "profile", "saturation", "text_features", "tune",
+    "Advice", "Estimate", "Figure", "Method", "Moments", "Network", "Plan", "Prompts",
+    "Reference", "Request", "Streamed", "Tuning", "advise", "bootstrap", "clipped", "cmmd",
+    "compare", "contrast", "evaluate", "frechet_distance", "image_features", "kid",
+    "load_network", "load_prompts", "load_reference", "neighbours", "profile", "saturation",
+    "text_features", "tune",
 ]  # fmt: skip

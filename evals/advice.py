@@ -13,6 +13,7 @@ from ..guidance.replay import values_of
 from ..pipelines.published import published_for
 
 KEEP, AGREED, BURNT = 0.95, 0.999, 0.01
+TRUSTED = 8  # prompts of an effect, at least
 DEFAULTS, PUBLISHED = "Defaults, found on other models", "Published, not measured here"
 
 
@@ -58,6 +59,11 @@ def _name(effect: Effect) -> str:
     return f"CFG {effect.scale:g}"
 
 
+def _seen(effect: Effect) -> str:
+    few = ", too few to trust" if effect.prompts < TRUSTED else ""
+    return f"On {effect.prompts} prompt{'s' if effect.prompts > 1 else ''}{few}:"
+
+
 def _where(profile: Profile, effect: Effect) -> Advice:
     low, high = smallest(profile, KEEP, effect.scale)
     inside = [v for v in values_of(Interval(2.0, low, high), profile.steps) if v != 1]
@@ -65,7 +71,7 @@ def _where(profile: Profile, effect: Effect) -> Advice:
     strongest = max(range(len(effect.alone)), key=lambda i: effect.alone[i])
     first, last = effect.edges[strongest], effect.edges[strongest + 1] - 1
     text = (
-        f"Guidance matters most from sigma {profile.sigma[first]:.3g} to "
+        f"{_seen(effect)} guidance matters most from sigma {profile.sigma[first]:.3g} to "
         f"{profile.sigma[last]:.3g}, without it there {100 * effect.alone[strongest]:.0f} % of its "
         "effect is lost. "
     )
@@ -76,7 +82,7 @@ def _where(profile: Profile, effect: Effect) -> Advice:
     return Advice(
         _name(effect),
         f"{text}Guiding only for sigma in ({low:g}, {'inf' if high is None else f'{high:g}'}], "
-        f"{len(inside)} of {count} evaluations, keeps {100 * KEEP:g} % of it and saves "
+        f"at {len(inside)} of {count} noise levels, keeps {100 * KEEP:g} % of it and saves "
         f"{100 * saved / count:.0f} % of the evaluations.",
         f"cfg({effect.scale:g})+interval(keep={KEEP:g})",
     )
@@ -109,8 +115,8 @@ def _saving(profile: Profile, effect: Effect) -> Advice:
     return Advice(
         _name(effect),
         "A quarter of the evaluations is saved by stopping at a cosine of "
-        f"{guider.when.threshold:.10g} in x0. Whether fewer steps are not the better way to save "
-        "is for `guiders compare` to say.",
+        f"{guider.when.threshold:.10g} in x0. Fewer steps may save as much at a smaller loss: "
+        "`guiders compare` can tell.",
         f"cfg({effect.scale:g})+adaptive(save={save:g})",
     )
 
@@ -120,14 +126,13 @@ def _colour(effect: Effect) -> list[Advice]:
         return []
     before, after = effect.colour["saturation"]
     burnt = effect.colour["clipped"][1] - effect.colour["clipped"][0]
-    where = f"Saturation goes from {before:.3f} to {after:.3f}"
+    where = f"{_seen(effect)} saturation goes from {before:.3f} to {after:.3f}"
     if burnt >= BURNT:
         return [
             Advice(
                 _name(effect),
                 f"{where}, and {100 * burnt:.1f} % of the channel values are burnt to black or "
-                "white that were not without guidance. APG of the same strength to compare:",
-                f"apg(match({effect.scale:g}))",
+                "white that were not without guidance.",
             )
         ]
     return [
@@ -142,13 +147,14 @@ def _direction(effect: Effect, gap: Gap) -> Advice:
     share = gap.parallel.square() + gap.spread["parallel"].square()  # the mean of the squares
     third = max(1, len(share) // 3)
     parts = [float(part.mean()) for part in (share[:third], share[-third:])]
-    sign = "with" if float(gap.parallel.mean()) > 0 else "against"
+    sign = "it points along it" if float(gap.parallel.mean()) > 0 else "it points against it"
     return Advice(
         _name(effect),
         f"{100 * parts[0]:.0f} % of the gap's energy lies along the clean "
-        f"image in the first third of the run and {100 * parts[1]:.0f} % in the last, on average "
-        f"{sign} it. That part is what APG leaves out.",
-        f"apg(match({effect.scale:g}))",
+        f"image in the first third of the run and {100 * parts[1]:.0f} % in the last; on average "
+        f"{sign}. That part is what APG leaves out. APG as strong as this CFG, with a radius that "
+        "a tenth of the gaps exceeds:",
+        f"apg(match({effect.scale:g}), rescale=p90)",
     )
 
 
@@ -167,7 +173,6 @@ def _defaults(profile: Profile) -> list[Advice]:
             DEFAULTS,
             f"APG's default radius, the paper's for SDXL, shortens {100 * shortened:.0f} % of the "
             f"gaps here (CFG {effect.scale:g}, before momentum).",
-            "apg(rescale=p90)",
         )
     )
     strength = effective_scale(APG(), profile)

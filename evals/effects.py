@@ -50,8 +50,8 @@ class Watch:
         if step.index + 1 in self.edges and there < self._few:
             self._seen.setdefault(step.index, []).append(x0[: self._few - there])
 
-    def colours(self, pipe: Any, job: Settings) -> dict[str, list[float]]:
-        """Figures of each group's; none where they are not pictures."""
+    def colours(self, pipe: Any, job: Settings, few: int) -> dict[str, list[float]]:
+        """Figures of each group's, of the first prompts; none where they are not pictures."""
         found: dict[str, list[float]] = {name: [] for name in COLOURS}
         for _, batches in sorted(self._seen.items()):
             try:
@@ -59,7 +59,7 @@ class Watch:
                     decoded = [decode(pipe, x0, job.height, job.width) for x0 in batches]
             except ValueError:
                 return {}
-            pictures = (torch.cat(decoded).float().cpu() / 2 + 0.5).clamp(0, 1)
+            pictures = (torch.cat(decoded)[:few].float().cpu() / 2 + 0.5).clamp(0, 1)
             for name, values in found.items():
                 values.append(colour(name, pictures))
         return found

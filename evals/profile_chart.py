@@ -37,7 +37,7 @@ def picture(profile: Profile) -> str:
     along = "evaluation, from sigma {:.3g} to {:.3g}".format(*_ends(profile))
     panels = [
         ("Gap of the predictions", _quantile_lines(tracks), along, "RMS, median and 90 %"),
-        ("Cosine of the clean images", _spread_lines(tracks, "cosine"), along, "cosine in x0"),
+        ("Agreement of the clean images", _agreed_lines(tracks), along, "log10(1 - cosine so far)"),
         ("Cosine of the noises", _spread_lines(tracks, "cosine_eps"), along, "cosine in eps"),
         ("Share of the gap along D_c", _spread_lines(tracks, "parallel"), along, "cosine"),
         ("Norms", _spread_lines(tracks, "norm_ratio"), along, "|D_c| / |D_u|"),
@@ -134,6 +134,16 @@ def _quantile_lines(tracks: Sequence[Track]) -> list[Line]:
     for style, track in enumerate(tracks):
         size = _gap(track).size
         low, middle, high = (size[:, LEVELS.index(q)].tolist() for q in (0.05, 0.5, 0.95))
+        lines.append(_line(track.effective, style, middle, low, high))
+    return lines
+
+
+def _agreed_lines(tracks: Sequence[Track]) -> list[Line]:
+    """What a threshold is held against: the largest cosine so far, close to 1 as it is."""
+    lines = []
+    for style, track in enumerate(tracks):
+        away = _gap(track).disagreement["x0"].clamp_min(1e-9).log10()
+        low, middle, high = (away[:, LEVELS.index(q)].tolist() for q in (0.05, 0.5, 0.95))
         lines.append(_line(track.effective, style, middle, low, high))
     return lines
 

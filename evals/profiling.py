@@ -28,6 +28,7 @@ LEAST = 8  # prompts
 QUARTER = 4  # of the prompts is drawn with APG, twice if its scale was not found at first
 CLOSE, NEAR = 0.12, (0.6, 1.6)  # how strong it should be, and must be, in parts of the CFG
 STRONGEST = 50.0
+DAMPED = 0.77
 FARTHEST = 20  # times the scale of the CFG, for an APG
 
 
@@ -196,7 +197,8 @@ class _Work:
             for number in (pilot, side, side):
                 beside, _ = self._walk(APG(own, rescale_rms=radius), number)
                 done = (beside.effective - 1) / (scale - 1)
-                own = min(1 + (own - 1) / max(done, 0.1), FARTHEST * scale)
+                # Strength grows faster than the scale, so half a step is nearer than a whole one.
+                own = min(1 + (own - 1) / max(done, 0.1) ** DAMPED, FARTHEST * scale)
                 if number == side and NEAR[0] < done < NEAR[1]:
                     tracks.append(beside)
                 if number == side and abs(done - 1) < CLOSE:
@@ -204,7 +206,7 @@ class _Work:
             few = int(count * (2 - self._evaluations / plain) / runs(groups) + 1e-6)
             self._bar.total = self._bar.n + few * pictures(groups)
             seen = effect(self._draw, scale, self._jobs[:few], full[:few], watch.edges)
-        seen.x0 = watch.colours(self._pipe, self._jobs[0])
+        seen.x0 = watch.colours(self._pipe, self._jobs[0], few)
         self.cost = max(self.cost, self._evaluations / plain)
         return tracks, seen
 

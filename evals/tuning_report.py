@@ -75,6 +75,12 @@ def verdict(tuning: Tuning) -> tuple[str, str]:
     def plain(value: float) -> str:
         return shown(goal.one, Estimate(value, math.nan, math.nan))
 
+    if len(tuning.trials) < tuning.budget and tuning.check is None:
+        return (
+            f"{len(tuning.trials)} of {tuning.budget} trials so far.",
+            f"The best is {settings(tuning, best)}, at {plain(best.estimate.value)}; start it "
+            "again to go on.",
+        )
     if not tuning.improved:
         return (
             "Nothing better than the start was found.",

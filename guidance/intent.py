@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .adaptive import Adaptive
@@ -25,13 +27,14 @@ STEADY = 0.6  # of what a matched term moves, at least, must not be taken back b
 
 def resolve(
     guider: Guider,
-    profile: Profile,
+    profile: Profile | str | Path,
     steps: Sequence[Step] | None = None,
     latents: Sequence[int] | None = None,
 ) -> Guider:
     """The same guider with explicit numbers, the same one where it has them already.
 
     Args:
+        profile: of the model, or the path of its file.
         steps: the run's evaluations, of the same noise levels as the profile's; by default those.
         latents: the shape of one image's latents, where it is known.
 
@@ -41,6 +44,7 @@ def resolve(
     """
     if not intents(guider):
         return guider
+    profile = profile if isinstance(profile, Profile) else Profile.load(profile)
     steps = profile.steps if steps is None else steps
     profile.check(steps, latents)
     for term in guider.terms:
@@ -213,6 +217,11 @@ def _with_bounds(term: Term, scale: Scale, profile: Profile, at: float) -> Scale
             allowed = f"None for the {term.reference}: a profile has the negative prompt's effect"
             raise reject(scale, "keep", scale.keep, allowed)
         low, high = smallest(profile, scale.keep, at)
+        if not low and high is None:
+            warnings.warn(
+                f"{scale.intent} leaves nothing out: without any one solver step less is kept",
+                stacklevel=2,
+            )
         changes |= {"keep": None, "low": low, "high": high}
     return scale.replace(**changes)
 

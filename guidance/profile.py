@@ -112,7 +112,7 @@ class Effect:
         return 1 - math.hypot(lost_before, lost_after)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Profile:
     """A model measured on one list of noise levels.
 
@@ -133,6 +133,13 @@ class Profile:
     tracks: list[Track]
     effects: list[Effect]
     cost: float
+
+    def __repr__(self) -> str:
+        facts, scales = self.facts, ", ".join(f"{scale:g}" for scale in self.scales)
+        return (
+            f"Profile of {facts['model']}, {facts.get('num_inference_steps')} steps of "
+            f"{facts.get('scheduler')}, CFG at {scales}"
+        )
 
     @property
     def numel(self) -> int:

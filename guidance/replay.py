@@ -77,24 +77,30 @@ class View:
         plain = [t for t in profile.tracks if t.guider["type"] == "CFG"
                  and t.guider["reference"] == NEGATIVE_KEY]  # fmt: skip
         plain = [t for t in plain if t.gap(term.reference) is not None]
-        tracks = (own or plain) if alone else (plain or own)
+        rest = [t for t in profile.tracks if t.gap(term.reference) is not None]
+        tracks = (own or plain or rest) if alone else (plain or own or rest)
         if not tracks:
             raise ValueError(
                 f"{type(term).__name__}: reference is {term.reference}, which the profile of "
                 f"{profile.facts['model']} was not measured with; allowed after `guiders profile "
                 "--guider` with that reference"
             )
-        ends = min(t.effective for t in tracks), max(t.effective for t in tracks)
+        reached = [t.effective for t in (*tracks, *plain)]
+        ends = min(reached), max(reached)
         least = min(ends[0], 1 + REACH[0] * (ends[0] - 1))  # it may be below 1
         most = max(ends[1], 1 + REACH[1] * (ends[1] - 1))
         within = least - 0.01 <= effective <= most + 0.01
         if beyond != "take" and not within:
             text = (
                 f"{type(term).__name__}: the effective scale is {effective:.3g}; the profile of "
-                f"{profile.facts['model']} has it from {ends[0]:.3g} to {ends[1]:.3g}"
+                f"{profile.facts['model']} is good for {least:.3g} to {most:.3g}"
             )
             if beyond == "refuse":
-                raise ValueError(f"{text}; allowed after `guiders profile` with further scales")
+                more = "--scales" if plain else "--guider, the same at another scale"
+                raise ValueError(
+                    f"{text}; allowed is that, or more after `guiders profile` into the same file "
+                    f"with further {more}"
+                )
             warnings.warn(f"{text}; read at the end of that", stacklevel=2)
         return cls(_at(tracks, effective), steps, profile.numel)
 

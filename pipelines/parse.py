@@ -201,7 +201,7 @@ def read_settings(kind: type[Config], items: Sequence[str], named: bool = False)
 def _merge(kind: type[Config], one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     for name in one.keys() & other.keys():
         raise ValueError(
-            f"{kind.__name__}: {name} is given twice, as {one[name]!r} and {other[name]!r}; "
+            f"{kind.__name__}: {name} is given twice, as {one[name]} and {other[name]}; "
             "allowed is once"
         )
     return one | other

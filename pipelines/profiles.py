@@ -44,6 +44,7 @@ def profile_of(
     pairs = [
         ("model", name_of(pipe), profile.facts["model"]),
         ("pipeline", type(pipe).__name__, profile.facts["pipeline"]),
+        ("scheduler", type(pipe.scheduler).__name__, profile.facts["scheduler"]),
         ("negative_prompt", negative, profile.facts.get("negative_prompt", "")),
         ("accelerate", accelerate, ""),
     ]

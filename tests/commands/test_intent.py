@@ -31,7 +31,7 @@ def test_a_profile_its_picture_and_advice(known, folder, capsys):
     assert profile.facts["model"] == folder.name  # no path: it is shared with others
     assert path.with_suffix(".svg").read_text().startswith("<svg")
     assert main(["profile", *flags, "--scales", "2"]) == 0  # there already
-    assert "plain runs of 8 prompts" in capsys.readouterr().out
+    assert "nothing to measure" in capsys.readouterr().out
     assert main(["advise", str(path)]) == 0
     said = capsys.readouterr().out
     assert "5 steps of DDIMScheduler" in said
@@ -57,7 +57,10 @@ def test_advice_of_a_stranger(known, tmp_path, capsys):
     for line in lines:
         words = shlex.split(line)
         assert words[words.index("--model") + 1] == "x; touch /tmp/oops"
-        assert words[words.index("--profile") + 1] == str(other)
+        if "save=" in line or "match(" in line or "keep=" in line:
+            assert words[words.index("--profile") + 1] == str(other)
+        else:  # explicit numbers need none
+            assert "--profile" not in words
 
 
 def test_a_picture_of_somebody_else_is_kept(known, tmp_path, capsys):
@@ -177,3 +180,31 @@ def test_words():
     assert parse_guider("cfg(match(apg(8)), reference=weak-model(emoji-weak))").when == Match(
         APG(8)
     )
+
+
+def test_a_grid_finds_out_before_it_draws(known, folder, tmp_path, capsys, monkeypatch):
+    from guiders.commands import grid
+
+    path, _ = known
+    monkeypatch.setattr(grid, "draw", lambda *_: pytest.fail("something was drawn"))
+    args = ["grid", "red", "--model", str(folder), "--x", "guider=cfg(3);apg(match(3))", "--y",
+            "steps=5,6", "--profile", str(path), "--out", str(tmp_path / "g.png")]  # fmt: skip
+    assert main(args) == 2
+    assert "noise levels are 6 evaluations" in capsys.readouterr().err
+
+
+def test_all_of_a_short_file(folder, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"red {n}\n" for n in range(9)))
+    flags = ["--model", str(folder), "--num-inference-steps", "2", "--prompts", str(prompts)]
+    assert main(["profile", *flags, "--out", str(tmp_path / "p.json")]) == 0
+    assert "plain runs of 9 prompts" in capsys.readouterr().out
+    assert Profile.load(tmp_path / "p.json").facts["prompts"] == 9
+
+
+def test_another_scheduler_is_said(known, folder, tmp_path, capsys):
+    path, _ = known
+    flags = ["--model", str(folder), "--num-inference-steps", "5", "--out", str(tmp_path)]
+    guider = ["--guider", "apg(match(3))", "--profile", str(path), "--scheduler", "ddpm"]
+    assert main(["generate", "red", *flags, *guider]) == 0
+    assert "the scheduler of the run is 'DDPMScheduler'" in capsys.readouterr().err

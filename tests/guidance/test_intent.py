@@ -626,3 +626,40 @@ def test_another_network_of_the_same_class_was_not_measured():
     resolve(CFG(Adaptive(4, save=0.2), reference=WeakModel(one)), known)
     with pytest.raises(ValueError, match="not measured with"):
         resolve(CFG(Adaptive(4, save=0.2), reference=WeakModel(other)), known)
+
+
+def test_a_bound_that_leaves_nothing_out_is_said():
+    known = profile(track(*predictions()))
+    with pytest.warns(UserWarning, match="keep=0.999 leaves nothing out"):
+        resolve(CFG(Interval(4, keep=0.999)), known)
+
+
+def test_the_scale_of_a_profile_can_always_be_matched():
+    """Also where the method's own track came out weaker than the CFG beside it."""
+    clean, gap = predictions()
+    own = track(clean, gap + 0.2 * clean, scale=9, effective=2.8, kind="APG")
+    guider = resolve(APG(Match(4), momentum=0), profile(track(clean, gap), own))
+    assert guider.when.scale > 4
+
+
+def test_another_term_of_a_reference_is_read_from_its_tracks():
+    weak = WeakModel("emoji-weak")
+    seen = track(*predictions(), scale=2, effective=1.6)
+    seen.guider["reference"] = reference_key(weak)
+    seen.references.append(reference_key(weak))
+    seen.gaps.append(seen.gaps[0])
+    clean, gap = predictions()
+    rows = torch.cat([clean, gap, gap], 1)
+    unit = rows / rows.norm(dim=2, keepdim=True)
+    seen.products = (unit @ unit.transpose(1, 2)).mean(0)
+    known = profile(track(*predictions()), seen)
+    guider = resolve(APG(Match(1.6), momentum=0, reference=weak), known)
+    assert guider.when.scale > 1
+
+
+def test_a_profile_by_its_file_and_in_a_line(tmp_path):
+    known = profile(track(*predictions()))
+    known.save(tmp_path / "p.json")
+    one, other = (resolve(APG(Match(4)), each) for each in (tmp_path / "p.json", known))
+    assert one.when.scale == pytest.approx(other.when.scale, rel=0.01)
+    assert repr(known) == "Profile of made up, 7 steps of DDIMScheduler, CFG at 4"
