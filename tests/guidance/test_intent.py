@@ -86,7 +86,7 @@ def profile(*tracks, stages=None, scales=(4.0,)):
         Effect(s, 8, 0.2, EDGES, [0.3, 0.5, 0.1], [0, 0.3, 0.8, 1], [1, 0.7, 0.1, 0])
         for s in scales
     ]
-    facts = {"model": "made up", "pipeline": "", "scheduler": "", "latents": [NUMEL],
+    facts = {"model": "made up", "pipeline": "", "scheduler": "DDIMScheduler", "latents": [NUMEL],
              "num_inference_steps": STEPS, "prompts": 8}  # fmt: skip
     return Profile(facts, list(SIGMA), stages or [0] * STEPS, list(tracks), effects, 1.9)
 
