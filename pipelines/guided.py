@@ -84,6 +84,7 @@ class Attachment:
         self._gradients, self._accelerate = gradients, accelerate
         self._pipe, self._guider, self._quiet = pipe, guider, quiet
         self._wanted, self._profile = guider, profile
+        self._settled: tuple[Any, Any] | None = None  # the run whose numbers the guider has
         self._diagnose, self._capturing = diagnose, False
         self._context = PipelineContext(pipe)
         self._form: Form | None = form_of(pipe)
@@ -309,17 +310,18 @@ class Attachment:
     def _resolved(
         self, steps: Sequence[Step], latents: Sequence[int] | None
     ) -> Guider | Sequence[Guider]:
-        """The guiders with numbers in place of intent."""
+        """The guiders with numbers in place of intent; looked up again for another run alone."""
         wanted = self._wanted
-        if not intents(wanted):
-            return wanted
+        if not intents(wanted) or self._settled == (steps, latents):
+            return self._guider
         text = self._asked.get("negative_prompt") or ""
         negative = text if isinstance(text, str) else next(filter(None, text), "")
         how = "" if self._accelerate is None else str(self._accelerate)
         profile = profile_of(self._pipe, steps, wanted, self._profile, negative, how)
-        if isinstance(wanted, Guider):
-            return resolve(wanted, profile, steps, latents)
-        return [resolve(one, profile, steps, latents) for one in wanted]
+        several = [wanted] if isinstance(wanted, Guider) else wanted
+        found = [resolve(one, profile, steps, latents) for one in several]
+        self._settled = steps, latents
+        return found[0] if isinstance(wanted, Guider) else found
 
     def _images(self, inputs: Inputs, doubled: bool) -> int:
         """How many images the run has."""

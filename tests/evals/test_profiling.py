@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import sys
 import warnings
 from dataclasses import replace
 
@@ -227,6 +228,18 @@ def test_the_plan_has_the_numbers(sd, known, capsys):
     with guided(sd, [again, guider], quiet=True, profile=known) as run:
         tiny.run(sd, steps=8)
     assert run.guider == [resolved, resolved]
+
+
+def test_numbers_are_looked_up_once_for_equal_runs(sd, known, monkeypatch):
+    module, calls = sys.modules["guiders.pipelines.guided"], []
+    resolve = module.resolve
+    monkeypatch.setattr(module, "resolve", lambda *a: calls.append(a) or resolve(*a))
+    with guided(sd, CFG(Interval(4, keep=0.7)), quiet=True, profile=known) as run:
+        tiny.run(sd, steps=8)
+        first = run.guider
+        tiny.run(sd, steps=8)
+    assert len(calls) == 1
+    assert run.guider is first
 
 
 def test_every_call_has_its_own_numbers(sd, known):
