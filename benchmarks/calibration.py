@@ -35,7 +35,6 @@ SAVED: dict[str, Make] = {
     "CFG 8": lambda save: CFG(Adaptive(8, save=save)),
     "CFG 3": lambda save: CFG(Adaptive(3, save=save)),
     "CFG 4, cosine of eps": lambda save: CFG(Adaptive(4, save=save, space="eps")),
-    "APG 4": lambda save: APG(Adaptive(4, save=save)),
     "APG 10": lambda save: APG(Adaptive(10, save=save)),
     "autoguidance 2": lambda save: CFG(Adaptive(2, save=save), reference=WEAK),
 }
@@ -186,7 +185,7 @@ def ssim(pictures: Tensor, others: Tensor) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", type=Path, help="of the emoji model at 20 steps")
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
