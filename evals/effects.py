@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -76,18 +76,18 @@ def effect(
         edges: where the groups begin, and the end.
     """
 
-    def drawn(is_guided: Callable[[int], bool]) -> Tensor:
-        return draw(CFG(Custom(lambda step: scale if is_guided(step.index) else 1.0)), jobs)
-
     none = draw(CFG(1), jobs)
     whole = _square(full - none)
 
-    def off(is_guided: Callable[[int], bool]) -> float:
-        return (_square(full - drawn(is_guided)) / max(whole, 1e-12)) ** 0.5
+    def off(evaluations: Container[int]) -> float:
+        """How far pictures are off that are guided at these alone."""
+        rule = Custom(lambda step: scale if step.index in evaluations else 1.0)
+        return (_square(full - draw(CFG(rule), jobs)) / max(whole, 1e-12)) ** 0.5
 
-    alone = [off(lambda i, a=a, b=b: not a <= i < b) for a, b in pairwise(edges)]  # type: ignore[misc]
-    before = [off(lambda i, edge=edge: i >= edge) for edge in edges[2:-1]]  # type: ignore[misc]
-    after = [off(lambda i, edge=edge: i < edge) for edge in edges[1:-2]]  # type: ignore[misc]
+    count = edges[-1]
+    alone = [off({*range(count)} - {*range(a, b)}) for a, b in pairwise(edges)]
+    before = [off(range(edge, count)) for edge in edges[2:-1]]
+    after = [off(range(edge)) for edge in edges[1:-2]]
     return Effect(
         scale, len(jobs), whole**0.5, edges, alone,
         before=[0.0, *alone[:1], *before, 1.0] if len(edges) > 2 else [0.0, 1.0],

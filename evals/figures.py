@@ -38,8 +38,9 @@ class Figure:
     def minus(self, other: Figure) -> Estimate:
         """The difference, whose interval is paired where both are of the same draws."""
         one, two = self.draws, other.draws
-        paired = one is not None and two is not None and one.shape == two.shape
-        draws = np.subtract(one, two) if paired else None  # type: ignore[arg-type]
+        draws = None
+        if one is not None and two is not None and one.shape == two.shape:
+            draws = one - two
         return _estimate(self.value - other.value, draws, self.centred or other.centred)
 
     def to_dict(self) -> dict[str, Any]:

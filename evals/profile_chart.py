@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..guidance.profile import LEVELS, NEGATIVE_KEY, Gap, Profile, Track
 from .charts import HEIGHT, WIDTH, Line, Point, chart, mark
-from .files import write
+from .files import write_text
 
 COLUMNS, GAP, HEAD, FOOT = 3, 16, 64, 40
 COLOURS = ("#0969da", "#bc4c00", "#8250df", "#1a7f37", "#bf3989", "#7d4e00")
@@ -78,8 +78,7 @@ def picture(profile: Profile) -> str:
 
 def write_chart(profile: Profile, path: Path) -> Path:
     """The picture as a file."""
-    data = picture(profile).encode()
-    write(path, lambda file: file.write(data))
+    write_text(path, picture(profile))
     return path
 
 

@@ -28,7 +28,7 @@ LEAST = 8  # prompts
 QUARTER = 4  # of the prompts is drawn with APG, twice if its scale was not found at first
 CLOSE, NEAR = 0.12, (0.6, 1.6)  # how strong it should be, and must be, in parts of the CFG
 STRONGEST = 50.0
-DAMPED = 0.77
+DAMPED = 0.77  # power of what is missing, by which APG's scale is corrected
 FARTHEST = 20  # times the scale of the CFG, for an APG
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .charts import Line, Point, chart, mark
 from .comparison import EFFECTIVE, Cell, Comparison, is_plain
-from .files import read_picture, write
+from .files import read_picture, write_text
 from .metrics import Wanted
 from .prompts import load_prompts
 from .tables import (
@@ -142,8 +142,8 @@ def document(name: str, parts: Sequence[str]) -> str:
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """``report.html``."""
-    path, data = out / "report.html", page(comparison).encode()
-    write(path, lambda file: file.write(data))
+    path = out / "report.html"
+    write_text(path, page(comparison))
     return path
 
 

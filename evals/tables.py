@@ -11,7 +11,7 @@ from typing import Any
 
 from .bootstrap import Estimate
 from .comparison import EFFECTIVE, Cell, Comparison
-from .files import write, write_json
+from .files import write_json, write_text
 from .manifest import versions
 from .metrics import Wanted
 
@@ -167,6 +167,5 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def write_tables(comparison: Comparison, out: Path) -> None:
     """``table.md``, ``table.csv`` and ``results.json``."""
     for name, text in (("table.md", markdown(comparison)), ("table.csv", as_csv(comparison))):
-        data = text.encode()
-        write(out / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+        write_text(out / name, text)
     write_json(out / "results.json", as_json(comparison))

@@ -24,7 +24,7 @@ from .bootstrap import Estimate
 from .comparison import folder_of
 from .evaluation import check_networks, check_request, evaluate, prompts_of
 from .figures import Figure
-from .files import claim, write
+from .files import claim, write_text
 from .goals import Goal, parse_goal
 from .manifest import Request, files_digest, model_facts
 from .measure import Judges
@@ -226,9 +226,8 @@ def _unseen(request: Request, prompts: Prompts, folder: Path) -> tuple[Request, 
     plan, count = request.plan, request.count
     numbers = range(count, 2 * count)
     rows = [{"prompt": prompts[n], "label": prompts.label(n)} for n in numbers]
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = folder / "prompts.jsonl"
-    write(path, lambda file: file.write(data))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     settings = dataclasses.replace(plan.settings, seed=plan.settings.seed + count)
     unseen = Plan(settings, str(path), plan.batch_size, plan.threads)
     # An interval is what it is all about, whatever it takes.

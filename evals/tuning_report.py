@@ -11,7 +11,7 @@ from typing import Any
 
 from .bootstrap import Estimate
 from .charts import Line, Point, chart, mark
-from .files import write, write_json
+from .files import write_json, write_text
 from .manifest import versions
 from .prompts import load_prompts
 from .report import PICTURES, document, image
@@ -281,6 +281,5 @@ def write_tuning(tuning: Tuning, out: Path) -> Path:
     write_json(out / "best.json", tuning.guider(tuning.best).to_dict())
     write_json(out / "results.json", as_json(tuning))
     for name, text in (("table.md", markdown(tuning)), ("tune.html", page(tuning))):
-        data = text.encode()
-        write(out / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+        write_text(out / name, text)
     return out / "tune.html"

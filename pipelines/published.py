@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..guidance import APG, Adaptive, Interval, Sum
-from ..guidance.config import Config, fields_of
+from ..guidance import intents
 
 
 @dataclass(frozen=True)
@@ -80,27 +78,9 @@ def published_for(pipeline: str) -> list[Published]:
 
 def hints(pipeline: str, wanted: Any) -> list[str]:
     """Published settings of the methods whose intent somebody asks for, a line each."""
-    kinds = {kind.__name__.lower() for kind in (APG, Adaptive, Interval) if _has(wanted, kind)}
+    kinds = {text.split()[0].lower() for text in intents(wanted)}
     return [
         f"for {one.family} {one.guider} was published ({one.source}), not measured here"
         for one in published_for(pipeline)
         if any(kind in one.guider for kind in kinds)
     ]
-
-
-def _has(config: Any, kind: type[Config]) -> bool:
-    """Is there one with an intent in it?"""
-    return any(isinstance(part, kind) and bool(part.intent) for part in _parts(config))
-
-
-def _parts(config: Any) -> Iterator[Config]:
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            yield from _parts(item)
-    elif isinstance(config, Config):
-        yield config
-        if not isinstance(config, Sum):
-            for part in fields_of(config):
-                yield from _parts(getattr(config, part.name))
-        else:
-            yield from _parts((*config.parts, *config.then))
