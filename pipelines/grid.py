@@ -77,14 +77,16 @@ def layout(
     width = max(CELL, max(i.width for row in images for i in row))
     height = max(CELL, max(i.height for row in images for i in row))
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    gap, head = 12, 26 * max(len(_wrap(c, font, width)) for c in columns)
+    gap = 12
+    heads = [_wrap(column, font, width + gap / 2) for column in columns]  # into the gaps beside
+    head = 26 * max(map(len, heads))
     left = min(220, max(int(font.getlength(row)) for row in rows)) + 2 * gap
     across, down = width + gap, height + 18 + gap
     size = (left + across * len(columns) + gap, head + gap + down * len(rows) + gap)
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    for j, column in enumerate(columns):
-        text = "\n".join(_wrap(column, font, width))
+    for j, lines in enumerate(heads):
+        text = "\n".join(lines)
         pen.text((left + across * j + width / 2, gap), text, INK, font, anchor="ma", align="center")
     for i, row in enumerate(rows):
         top = head + gap + down * i

@@ -390,3 +390,12 @@ def test_long_labels_stay_in_their_column():
     lines = _wrap(text, font, 100)
     assert all(font.getlength(line) <= 100 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_head_a_little_wider_than_its_picture_is_one_line():
+    from guiders.pipelines.grid import layout
+
+    def height(head):
+        return layout([[Image.new("RGB", (32, 32))]], [["x"]], [head], ["row"]).height
+
+    assert height("apg+adaptive(0.99)") == height("cfg") < height("apg+adaptive(0.99)+interval")
