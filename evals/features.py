@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 
 def to_tensor(pictures: Sequence[Any]) -> Tensor:
@@ -33,14 +34,18 @@ def to_tensor(pictures: Sequence[Any]) -> Tensor:
 
 @torch.no_grad()
 def image_features(model: Any, pictures: Sequence[Any], batch_size: int = 256) -> Tensor:
-    """(N, D) projected features, before any normalisation, of pictures of the model's size."""
-    device = next(model.parameters()).device
-    return torch.cat(
-        [
-            model.get_image_features(pixel_values=to_tensor(part).to(device)).pooler_output.cpu()
-            for part in _chunks(pictures, batch_size)
-        ]
-    )
+    """(N, D) projected features, before any normalisation, of pictures of one size.
+
+    Pictures of another size than the model's are averaged to it, each pixel over its area.
+    """
+    device, size = next(model.parameters()).device, model.config.vision_config.image_size
+    parts = []
+    for part in _chunks(pictures, batch_size):
+        x = to_tensor(part).to(device)
+        if x.shape[2:] != (size, size):
+            x = interpolate(x, (size, size), mode="area")
+        parts.append(model.get_image_features(pixel_values=x).pooler_output.cpu())
+    return torch.cat(parts)
 
 
 @torch.no_grad()

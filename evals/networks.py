@@ -27,7 +27,7 @@ HUB = {
     "clip-l-336": "openai/clip-vit-large-patch14-336",
 }
 NAMES = {
-    "emoji-clip": "features and scores of 32 x 32 pixels; ships",
+    "emoji-clip": "features and scores, of pictures averaged to 32 x 32 pixels; ships",
     "emoji-judge": "a second judge of another architecture; ships",
     "emoji-classifier": "the nine categories; ships",
     "inception": "Inception-v3 of 2015-12-05, 2048 features: FID",
@@ -45,8 +45,9 @@ class Network:
         name: in tables and file names.
         module: (N, 3, S, S), normalised, to (N, D).
         size: S, the side in pixels; ``None`` takes pictures as they are.
-        resize: ``bicubic`` (smoothed, as PyTorch's ``antialias``) or ``tf1``; sides are scaled one
-            by one, so that pictures that are not square are squeezed.
+        resize: ``bicubic`` (smoothed, as PyTorch's ``antialias``), ``area`` (the mean of what a
+            pixel covers) or ``tf1``; sides are scaled one by one, so that pictures that are not
+            square are squeezed.
         mean, std: of each channel, of values in [0, 1].
         read: texts to (N, D) features that a score compares with those of pictures.
         labels: of a classifier, whose features are probabilities.
@@ -106,7 +107,8 @@ class Network:
             if self.resize == "tf1":
                 x = inception.resize_tf1(x, self.size)
             else:
-                x = interpolate(x, (self.size, self.size), mode=self.resize, antialias=True)
+                smoothed = self.resize == "bicubic"
+                x = interpolate(x, (self.size, self.size), mode=self.resize, antialias=smoothed)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (x - mean) / std
 
@@ -173,12 +175,13 @@ def _emoji(name: str) -> Network:
     if name == "emoji-classifier":
         words = [model.config.id2label[i] for i in range(model.config.num_labels)]
         return Network(
-            name, lambda x: model(x).logits.softmax(dim=1), 32, labels=words, owner=model
-        )
-    tokenizer = _tokenizer(models.path("emoji") / "tokenizer")
+            name, lambda x: model(x).logits.softmax(dim=1), models.JUDGED, "area", labels=words,
+            owner=model,
+        )  # fmt: skip
+    tokenizer = _tokenizer(models.path(name))
     return Network(
-        name, lambda x: model.get_image_features(pixel_values=x).pooler_output, 32, owner=model,
-        read=lambda texts: text_features(model, tokenizer, texts),
+        name, lambda x: model.get_image_features(pixel_values=x).pooler_output, models.JUDGED,
+        "area", owner=model, read=lambda texts: text_features(model, tokenizer, texts),
     )  # fmt: skip
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+JUDGED = 32  # pixels of a side, for the networks that judge pictures
 NAMES = {
-    "emoji": "text to image, 32 x 32 pixels, emoji in six styles: a StableDiffusionPipeline",
+    "emoji": "text to image, 64 x 64 pixels, emoji in six styles: a StableDiffusionPipeline",
     "emoji-weak": "a smaller, less trained UNet for the same pipeline, for autoguidance",
     "emoji-clip": "image-text model for features, scores and rewards: a CLIPModel",
     "emoji-judge": "a second image-text model, for published figures alone",
@@ -55,6 +59,21 @@ def statistics(network: str = "emoji-clip", of: str = "train") -> Path:
 def profiles(name: str = "emoji") -> list[Path]:
     """The files of what guidance does to a shipped pipeline, for several numbers of steps."""
     return sorted((Path(__file__).parent / "profiles").glob(f"{name}-*.json"))
+
+
+def judged(pictures: Tensor) -> Tensor:
+    """Pictures as the companions of the emoji model see them: CLIP, judge and classifier.
+
+    Args:
+        pictures: (N, 3, H, W), in any range.
+
+    Returns:
+        (N, 3, 32, 32), each pixel the mean of the area that it covers.
+    """
+    from torch.nn.functional import interpolate
+
+    same = pictures.shape[-2:] == (JUDGED, JUDGED)
+    return pictures if same else interpolate(pictures, (JUDGED, JUDGED), mode="area")
 
 
 def load(name: str = "emoji", **options: Any) -> Any:

@@ -90,13 +90,15 @@ def _label(name: str, network: Any, prompts: list[Any]) -> Classifier:
             f"of its labels: {some}"
         )
     size = getattr(network.config, "image_size", None)
-    shipped = name in models.NAMES
-    preprocess = None if shipped else Preprocess(
+    preprocess = Preprocess(
         size if isinstance(size, int) else 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    )  # fmt: skip
+    )
 
     def classify(pictures: Tensor) -> Tensor:
-        seen = pictures if preprocess is None else preprocess((pictures / 2 + 0.5).clamp(0, 1))
+        if name in models.NAMES:
+            seen = models.judged(pictures)
+        else:
+            seen = preprocess((pictures / 2 + 0.5).clamp(0, 1))
         return network(seen).logits[:, chosen]
 
     return classify

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from augment import augment
 from data import CATEGORIES, Emoji
-from loop import Loop, arguments, batches
+from guiders.models import judged
+from loop import Loop, Shuffled, arguments
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import RegNetConfig, RegNetForImageClassification
@@ -54,25 +55,25 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], steps=3000, batch_size=128, lr=2e-3).parse_args()
+    args = arguments(__doc__.splitlines()[0], minutes=5, batch_size=[128], lr=2e-3).parse_args()
     emoji = Emoji.load(args.data)
     known = torch.tensor([category in LABELS for category in emoji.categories])
     held_out = torch.from_numpy(emoji.held_out()) & known
     torch.manual_seed(args.seed)
     model = build()
     loop = Loop(args, Objective(model), ema_decay=0.998)
-    pictures = emoji.pixels().to(loop.device)
+    pictures = judged(emoji.pixels()).to(loop.device)
     labels = [LABELS.index(c) if c in LABELS else -1 for c in emoji.categories]
     targets = torch.tensor(labels, device=loop.device)
-    stream = batches((known & ~held_out).nonzero().flatten(), args.batch_size)
+    train = Shuffled((known & ~held_out).nonzero().flatten())
 
     def draw() -> tuple[Tensor, Tensor]:
-        rows = next(stream)
+        rows = train.take(loop.batch_size)
         return augment(pictures[rows]), targets[rows]
 
-    def validate() -> float:
+    def validate() -> dict[str, float]:
         with loop.accelerator.autocast():
-            return loop.raw(pictures[held_out], targets[held_out]).mean().item()
+            return {"held out": loop.raw(pictures[held_out], targets[held_out]).mean().item()}
 
     @torch.no_grad()
     def save() -> None:

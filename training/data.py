@@ -55,12 +55,12 @@ HELD_OUT_PERCENT = 10
 # How much a caption says. With an exact caption for every picture, a model that has learnt its data
 # draws the same thing at every guidance scale and guidance has nothing to do.
 CAPTION_SHARES = {
-    "name, style": 0.45,
-    "name": 0.15,
-    "category, style": 0.10,
-    "category": 0.10,
-    "style": 0.05,
-    "": 0.15,
+    "name, style": 0.75,
+    "name": 0.10,
+    "category, style": 0.02,
+    "category": 0.02,
+    "style": 0.01,
+    "": 0.10,
 }
 
 
@@ -191,7 +191,7 @@ def build(downloads: Path, size: int) -> Emoji:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--downloads", type=Path, default=Path("build/downloads"))
-    parser.add_argument("--size", type=int, default=32, help="pixels")
+    parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--out", type=Path, default=Path("build/emoji.npz"))
     args = parser.parse_args()
     emoji = build(args.downloads, args.size)

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from augment import augment
 from data import Emoji
-from loop import Loop, arguments, batches
+from guiders.models import judged
+from loop import Loop, Shuffled, arguments
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -156,7 +157,7 @@ class Pairs:
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], steps=2000, batch_size=128, lr=2e-3)
+    parser = arguments(__doc__.splitlines()[0], minutes=15, batch_size=[128], lr=2e-3)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("models/emoji/tokenizer"), help="folder"
@@ -169,21 +170,21 @@ def main() -> None:
     torch.manual_seed(args.seed + seed)
     model = build(tokenizer)
     loop = Loop(args, Objective(model), ema_decay=0.998)
-    pictures, pairs = emoji.pixels().to(loop.device), Pairs(emoji, tokenizer, loop.device)
-    stream = batches((~held_out).nonzero().flatten(), args.batch_size)
+    pictures, pairs = judged(emoji.pixels()).to(loop.device), Pairs(emoji, tokenizer, loop.device)
+    train = Shuffled((~held_out).nonzero().flatten())
     shares = torch.tensor(list(CAPTIONS.values()))
 
     def draw() -> Batch:
-        rows = next(stream)
+        rows = train.take(loop.batch_size)
         kinds = torch.multinomial(shares, len(rows), replacement=True)
         return pairs.batch(augment(pictures[rows]), rows, kinds)
 
-    def validate() -> float:
+    def validate() -> dict[str, float]:
         """The loss of the held-out pictures among themselves, by name and style."""
         rows = held_out.nonzero().flatten()
         with loop.accelerator.autocast():
             batch = pairs.batch(pictures[rows], rows, torch.zeros_like(rows))
-            return loop.raw(*batch).mean().item()
+            return {"held out": loop.raw(*batch).mean().item()}
 
     def save() -> None:
         model.save_pretrained(args.out / "model")

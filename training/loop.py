@@ -1,13 +1,18 @@
-"""What the training scripts share: one loop over accelerate with EMA, checkpoints and resume.
+"""What the training scripts share: one loop over accelerate with EMA, checkpoints, resume and a log.
 
-The same script runs on a CPU, on one GPU or on several (``accelerate launch``). A checkpoint holds
-parameters, optimiser, EMA and the state of the random generators; a killed run started again
-with the same ``--out`` goes on from there, with a new epoch. ``--steps`` may be changed then.
+The same script runs on a CPU, on one GPU or on several (``accelerate launch``). The budget is a number
+of steps or, on machines of unknown speed, of minutes: the learning rate, the size of the batches and
+the times of evaluation follow the share of it that is done. A checkpoint holds parameters, optimiser,
+EMA and the state of the random generators; a killed run started again with the same ``--out`` goes on
+from there, with a new epoch. The budget may be changed then.
+
+``log.jsonl`` in the folder of the run has a line for each evaluation, ``curve.png`` draws it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -20,17 +25,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 
-def arguments(description: str, steps: int, batch_size: int, lr: float) -> argparse.ArgumentParser:
+def arguments(
+    description: str, minutes: float, batch_size: list[int], lr: float
+) -> argparse.ArgumentParser:
     """The options every training script has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, default=Path("build/emoji.npz"))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--batch-size", type=int, default=batch_size, help="per process")
-    parser.add_argument("--lr", type=float, default=lr)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
-    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "fp16", "bf16"])
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("build/emoji.npz"))
+    add("--out", type=Path, required=True, help="folder of the run")
+    add("--minutes", type=float, default=minutes, help="the budget, evaluations included")
+    add("--steps", type=int, help="a budget in steps instead, for runs that can be repeated")
+    add(
+        "--batch-size", type=int, nargs="+", default=batch_size,
+        help="per process; several: each for an equal share of the budget",
+    )  # fmt: skip
+    add("--lr", type=float, default=lr)
+    add("--seed", type=int, default=0)
+    add("--saves", type=int, default=20, help="evaluations and checkpoints over the budget")
+    add("--mixed-precision", default="bf16", choices=["no", "fp16", "bf16"])
     return parser
 
 
@@ -40,6 +52,9 @@ class Loop:
     Args:
         objective: a module whose forward returns the loss of a batch (so that DDP can wrap it).
         slow: the parameters trained at half the learning rate.
+        warmup: steps until the learning rate is whole.
+        ema_decay: of the average that is evaluated and kept; ``(1 + n) / (10 + n)`` at step n
+            until it is reached.
     """
 
     def __init__(
@@ -47,7 +62,7 @@ class Loop:
         args: argparse.Namespace,
         objective: nn.Module,
         slow: Iterable[nn.Parameter] = (),
-        warmup: int = 200,
+        warmup: int = 100,
         ema_decay: float = 0.999,
     ) -> None:
         torch.set_flush_denormal(True)  # moments of rarely used rows decay into slow arithmetic
@@ -66,89 +81,154 @@ class Loop:
             self.rates.append(args.lr / 2)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        self.ema = EMAModel(self.parameters(), decay=ema_decay)
+        self.ema = EMAModel(self.parameters(), decay=ema_decay, foreach=True)
         self.ema.to(self.device)
-        self.step, self.best = 0, math.inf
+        self.step, self.pictures, self.before, self.best = 0, 0, 0.0, math.inf
+        self.started = time.monotonic()
         self.accelerator.register_for_checkpointing(self, self.ema)
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.raw.parameters() if p.requires_grad]
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "best": self.best}
+        return {
+            "step": self.step, "pictures": self.pictures, "seconds": self.seconds, "best": self.best
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.pictures, self.best = state["step"], state["pictures"], state["best"]
+        self.before, self.started = state["seconds"], time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, before it was interrupted too."""
+        return self.before + time.monotonic() - self.started
+
+    @property
+    def done(self) -> float:
+        """The share of the budget that is spent, in [0, 1]."""
+        if self.args.steps is not None:
+            return min(self.step / self.args.steps, 1.0)
+        return min(self.seconds / (60 * self.args.minutes), 1.0)
+
+    @property
+    def batch_size(self) -> int:
+        sizes = self.args.batch_size
+        return sizes[min(int(self.done * len(sizes)), len(sizes) - 1)]
 
     def rate(self) -> float:
         """Linear warm-up, then half a cosine down to 1 % of the learning rate."""
-        done = min(self.step / self.args.steps, 1.0)
-        return min(1.0, (self.step + 1) / self.warmup) * (0.505 + 0.495 * math.cos(math.pi * done))
+        return min(1.0, (self.step + 1) / self.warmup) * (
+            0.505 + 0.495 * math.cos(math.pi * self.done)
+        )
 
     def run(
         self,
         draw: Callable[[], tuple[Tensor, ...]],
-        validate: Callable[[], float],
+        validate: Callable[[], dict[str, float]],
         save: Callable[[], None],
     ) -> None:
-        """Train to ``args.steps`` on the batches of ``draw``.
+        """Train on the batches of ``draw`` until the budget is spent.
 
-        Every ``args.save_every`` steps ``validate`` is called with the EMA weights in place, and
-        ``save`` too where its value is the lowest so far.
+        ``args.saves`` times ``validate`` is called with the EMA weights in place, and ``save`` too
+        where the first of its figures is the lowest so far.
         """
         accelerator, args = self.accelerator, self.args
         checkpoint = args.out / "checkpoint"
         if checkpoint.exists():
             accelerator.load_state(str(checkpoint))
-            accelerator.print(f"resuming at step {self.step}")
+            accelerator.print(f"resuming at step {self.step}, {self.done:.0%} done")
         else:  # every process draws its own batches
             torch.manual_seed(args.seed + accelerator.process_index)
         bar = tqdm(
             initial=self.step, total=args.steps, mininterval=10,
             disable=not accelerator.is_main_process,
         )  # fmt: skip
-        average, started = None, time.monotonic()
+        self.started = time.monotonic()
+        losses: list[Tensor] = []
+        due = int(self.done * args.saves) + 1
         self.raw.train()
-        while self.step < args.steps:
+        while due <= args.saves:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.rate()
+            batch = draw()
             with accelerator.autocast():
-                value = self.objective(*draw()).mean()
+                value = self.objective(*batch).mean()
             self.optimizer.zero_grad()
             accelerator.backward(value)
             accelerator.clip_grad_norm_(self.parameters(), 1.0)
             self.optimizer.step()
             self.ema.step(self.parameters())
             self.step += 1
-            average = value.item() if average is None else 0.98 * average + 0.02 * value.item()
+            self.pictures += len(batch[0]) * accelerator.num_processes
+            losses.append(value.detach())
             bar.update()
-            if self.step % args.save_every == 0 or self.step == args.steps:
-                held_out = self.evaluate(validate, save)
-                bar.write(
-                    f"step {self.step}  loss {average:.4f}  held out {held_out:.4f}  "
-                    f"best {self.best:.4f}  {time.monotonic() - started:.0f} s"
-                )
+            if self.done * args.saves >= due:
+                due = int(self.done * args.saves) + 1
+                average = torch.stack(losses).mean().item()
+                losses.clear()
+                self.evaluate(validate, save, average, bar)
                 accelerator.save_state(str(checkpoint), safe_serialization=False)
         bar.close()
 
-    def evaluate(self, validate: Callable[[], float], save: Callable[[], None]) -> float:
+    def evaluate(
+        self,
+        validate: Callable[[], dict[str, float]],
+        save: Callable[[], None],
+        loss: float,
+        bar: tqdm,
+    ) -> None:
+        """Validate the EMA weights, keep them if they are the best, and log."""
         self.ema.store(self.parameters())
         self.ema.copy_to(self.parameters())
         self.raw.eval()
         with torch.no_grad():
-            value = validate()
-        if value < self.best:
-            self.best = value
-            if self.accelerator.is_main_process:
-                save()
+            figures = validate()
+            value = next(iter(figures.values()))
+            if value < self.best:
+                self.best = value
+                if self.accelerator.is_main_process:
+                    save()
         self.raw.train()
         self.ema.restore(self.parameters())
-        return value
+        if self.accelerator.is_main_process:
+            numbers = {"loss": loss, **figures}
+            row = {"step": self.step, "pictures": self.pictures, "seconds": round(self.seconds)}
+            bar.write("  ".join(f"{k} {v}" for k, v in row.items()) + "  " + "  ".join(
+                f"{key} {number:.4f}" for key, number in numbers.items()
+            ))  # fmt: skip
+            with open(self.args.out / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(row | {k: round(v, 5) for k, v in numbers.items()}) + "\n")
+            draw_curve(self.args.out / "log.jsonl")
 
 
-def batches(indices: Tensor, size: int) -> Iterable[Tensor]:
-    """Endless shuffled batches of ``indices``, epoch after epoch, without a short last one."""
-    while True:
-        order = indices[torch.randperm(len(indices))]
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
+def draw_curve(log: Path) -> None:
+    """``curve.png`` beside the log: every figure over the pictures seen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for key in list(rows[-1])[3:]:
+        points = [(row["pictures"], row[key]) for row in rows if key in row]
+        axes.plot(*zip(*points, strict=True), label=key, marker=".")
+    axes.set(xlabel="pictures seen", yscale="log")
+    axes.legend()
+    figure.savefig(log.with_name("curve.png"))
+    pyplot.close(figure)
+
+
+class Shuffled:
+    """Endless epochs of ``indices`` (N,), each in a new order, any number at a time."""
+
+    def __init__(self, indices: Tensor) -> None:
+        self.indices, self.left = indices, indices[:0]
+
+    def take(self, count: int) -> Tensor:
+        while len(self.left) < count:
+            again = self.indices[torch.randperm(len(self.indices))]
+            self.left = torch.cat([self.left, again])
+        rows, self.left = self.left[:count], self.left[count:]
+        return rows

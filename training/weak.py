@@ -17,7 +17,7 @@ from text_to_image import Objective, Pairs, build_unet
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], steps=800, batch_size=128, lr=1e-3)
+    parser = arguments(__doc__.splitlines()[0], minutes=5, batch_size=[32], lr=2e-3)
     parser.add_argument("--model", type=Path, default=Path("models/emoji"), help="the strong one")
     parser.add_argument("--channels", type=int, nargs=2, default=(48, 64))
     args = parser.parse_args()
@@ -26,10 +26,8 @@ def main() -> None:
     strong = StableDiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
     unet = build_unet(tuple(args.channels), dropout=0.0)
     loop = Loop(args, Objective(unet, strong.text_encoder.requires_grad_(False)))
-    pairs = Pairs(emoji, strong.vae.to(loop.device), strong.tokenizer, args.batch_size)
-    loop.run(
-        pairs.draw, lambda: pairs.validate(loop), lambda: unet.save_pretrained(args.out / "model")
-    )
+    pairs = Pairs(emoji, strong.vae.to(loop.device), strong.tokenizer, loop)
+    loop.run(pairs.draw, pairs.validate, lambda: unet.save_pretrained(args.out / "model"))
 
 
 if __name__ == "__main__":

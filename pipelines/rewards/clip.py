@@ -57,30 +57,25 @@ class ImageText(nn.Module):
         return cosine * (self.network.logit_scale.exp() if self.scale is None else self.scale)
 
 
-class Centred(nn.Module):
-    """[0, 1] to [-1, 1], in the size that the emoji family sees."""
+class Judged(nn.Module):
+    """(B, 3, H, W) in [0, 1] to (B, 3, 32, 32) in [-1, 1], as the emoji model's companions see it."""
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] != (32, 32):
-            raise ValueError(
-                f"images are {images.shape[-2]} x {images.shape[-1]} pixels; allowed for the emoji "
-                "family is 32 x 32"
-            )
-        return 2 * images - 1
+        return 2 * models.judged(images) - 1
 
 
 class EmojiClip(ImageText):
     """The cosine by the emoji-clip that ships with the library."""
 
     def __init__(self) -> None:
-        super().__init__(models.load("emoji-clip"), _words("emoji-clip"), Centred())
+        super().__init__(models.load("emoji-clip"), _words("emoji-clip"), Judged())
 
 
 class EmojiJudge(ImageText):
     """The cosine by emoji-judge: for figures that are published, never for training."""
 
     def __init__(self) -> None:
-        super().__init__(models.load("emoji-judge"), _words("emoji-judge"), Centred())
+        super().__init__(models.load("emoji-judge"), _words("emoji-judge"), Judged())
 
 
 def _words(name: str) -> Any:
