@@ -1,10 +1,10 @@
-"""What the training scripts share: one loop over accelerate with EMA, checkpoints, resume and a log.
+"""What training scripts share: a loop over accelerate with EMA, checkpoints, resume and a log.
 
-The same script runs on a CPU, on one GPU or on several (``accelerate launch``). The budget is a number
-of steps or, on machines of unknown speed, of minutes: the learning rate, the size of the batches and
-the times of evaluation follow the share of it that is done. A checkpoint holds parameters, optimiser,
-EMA and the state of the random generators; a killed run started again with the same ``--out`` goes on
-from there, with a new epoch. The budget may be changed then.
+The same script runs on a CPU, on one GPU or on several (``accelerate launch``). The budget is a
+number of steps or, on machines of unknown speed, of minutes: the learning rate, the size of the
+batches and the times of evaluation follow the share of it that is done. A checkpoint holds
+parameters, optimiser, EMA and the state of the random generators; a killed run started again with
+the same ``--out`` goes on from there, with a new epoch. The budget may be changed then.
 
 ``log.jsonl`` in the folder of the run has a line for each evaluation, ``curve.png`` draws it.
 """

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from data import Emoji
-from guiders import APG, CFG, Adaptive, Guider, WeakModel, guided, models
+from guiders import APG, CFG, Adaptive, Guider, Match, WeakModel, guided, models
 from guiders.evals import (
     Estimate,
     Moments,
@@ -31,16 +31,18 @@ from guiders.evals import (
     text_features,
 )
 from guiders.pipelines.grid import layout
+from names import measure as nearest_names
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 SHEET = [
-    "red heart", "grinning face", "rocket", "red apple", "cat face", "umbrella", "sun", "pizza",
-    "soccer ball", "dog face", "key", "airplane", "clown face", "banana", "crown", "octopus",
+    "red heart", "soccer ball", "grinning face", "dog face", "rocket", "key", "red apple",
+    "airplane", "cat face", "umbrella", "banana", "sun", "crown", "pizza", "octopus", "fire",
 ]  # fmt: skip
 BATCH = 64
-STYLES = ["noto", "twemoji", "fluent", "emojione"]
+STYLES = ["noto", "noto blob", "twemoji", "emojione", "fluent", "fluent flat"]
 
 
 class Family:
@@ -53,6 +55,7 @@ class Family:
         self.pipe = models.load("emoji", dtype=dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.judge, self.clip = models.load("emoji-judge"), models.load("emoji-clip")
+        self.words = CLIPTokenizer.from_pretrained(models.path("emoji-judge"))
 
     def draw(
         self, guider: Guider, prompts: list[str], steps: int, seeds: list[int] | None = None
@@ -76,7 +79,7 @@ class Family:
 
     def read(self, texts: list[str]) -> Tensor:
         """(N, D) unit features of texts."""
-        return normalize(text_features(self.judge, self.pipe.tokenizer, texts), dim=1)
+        return normalize(text_features(self.judge, self.words, texts), dim=1)
 
     def choose(self, held_out: bool, count: int) -> np.ndarray:
         """Rows of ``count`` pictures at random with different names."""
@@ -89,8 +92,9 @@ def colour(family: Family) -> dict:
     """Saturation, contrast and clipping over the scales, at training captions."""
     rows = family.choose(held_out=False, count=128)
     prompts = [family.emoji.caption(i) for i in rows]
+    matched = APG(Match(CFG(8)))  # of the same mean effective scale, by the profile that ships
     guiders = [
-        CFG(1), CFG(2), CFG(4), CFG(8), CFG(12), APG(8), APG(12), CFG(Adaptive(4)),
+        CFG(1), CFG(2), CFG(4), CFG(8), CFG(12), APG(8), APG(12), matched, CFG(Adaptive(4)),
     ]  # fmt: skip
 
     def figures(pictures: Any) -> dict[str, np.ndarray]:
@@ -112,9 +116,17 @@ def colour(family: Family) -> dict:
         values[name] = figures(pictures)
         table[name] = {key: bootstrap(value) for key, value in values[name].items()}
         table[name]["evaluations"] = evaluations
-    low, high = values[str(CFG(1))], values[str(CFG(8))]
-    rise = {key: bootstrap(high[key] - low[key]) for key in low}
-    return {"pictures": len(rows), "steps": 20, "table": table, "CFG 8 minus unguided": rise}
+    strong = values[str(CFG(8))]
+
+    def minus(high: dict[str, np.ndarray], low: dict[str, np.ndarray]) -> dict[str, Estimate]:
+        return {key: bootstrap(high[key] - low[key]) for key in high}
+
+    return {
+        "pictures": len(rows), "steps": 20, "table": table,
+        "CFG 8 minus unguided": minus(strong, values[str(CFG(1))]),
+        "CFG 8 minus real pictures": minus(strong, values["real pictures"]),
+        "APG at the effective scale of CFG 8, minus it": minus(values[str(matched)], strong),
+    }  # fmt: skip
 
 
 def retrieval(family: Family) -> dict:
@@ -178,7 +190,7 @@ def frechet(family: Family, count: int = 2048) -> dict:
     weak = WeakModel(models.load("emoji-weak", dtype=family.dtype))
     guiders = {
         **{("unguided" if s == 1 else f"CFG {s}"): CFG(s) for s in (1, 2, 4, 8, 12)},
-        **{f"autoguidance {s}": CFG(s, reference=weak) for s in (1.5, 2)},
+        **{f"autoguidance {s}": CFG(s, reference=weak) for s in (1.5, 2, 3)},
     }
     networks = {"emoji-clip": family.clip, "emoji-judge": family.judge}
     reference = {name: Moments.load(models.statistics(name)) for name in networks}
@@ -211,7 +223,8 @@ def networks(family: Family) -> dict:
     labels = classifier.config.label2id
     rows = np.array([i for i in np.flatnonzero(family.held_out) if emoji.categories[i]])
     pictures = emoji.pixels()
-    parts = [classifier(x).logits.softmax(dim=1) for x in pictures[rows].split(256)]
+    seen = models.judged(pictures[rows])
+    parts = [classifier(x).logits.softmax(dim=1) for x in seen.split(256)]
     confidence, guess = torch.cat(parts).max(dim=1)
     right = (guess == torch.tensor([labels[emoji.categories[i]] for i in rows])).float()
     bins = (confidence * 10).long().clamp(max=9)
@@ -231,8 +244,7 @@ def networks(family: Family) -> dict:
     }
     chosen = family.choose(held_out=True, count=500)
     for name in ("emoji-clip", "emoji-judge"):
-        model = models.load(name)
-        tokens = family.pipe.tokenizer
+        model, tokens = models.load(name), CLIPTokenizer.from_pretrained(models.path(name))
         images = normalize(image_features(model, emoji.images[chosen]), dim=1)
         texts = normalize(text_features(model, tokens, [emoji.names[i] for i in chosen]), dim=1)
         scores = images @ texts.T
@@ -258,7 +270,7 @@ def speed(family: Family) -> dict:
 
 
 def sheet(family: Family, out: Path) -> None:
-    """Sixty-four prompts at CFG 4 and 30 steps, seeds 0 to 63."""
+    """Sixteen names in six styles at CFG 4 and 30 steps, seeds that count up."""
     captions = [f"{name}, {style} style" for name in SHEET for style in STYLES]
     pictures, _ = family.draw(CFG(4), captions, 30)
     held = {family.emoji.caption(i) for i in np.flatnonzero(family.held_out)}
@@ -274,9 +286,14 @@ def sheet(family: Family, out: Path) -> None:
     )
 
 
+def names(family: Family) -> dict:
+    """Is the nearest real picture one of the name asked for? See ``names.py``."""
+    return nearest_names(family.pipe, family.emoji, CFG(3), 30)
+
+
 PARTS: dict[str, Callable[[Family], dict]] = {
-    "networks": networks, "speed": speed, "colour": colour, "retrieval": retrieval,
-    "guidance": guidance, "frechet": frechet,
+    "networks": networks, "speed": speed, "names": names, "retrieval": retrieval,
+    "guidance": guidance, "colour": colour, "frechet": frechet,
 }  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 v-prediction on Stable Diffusion's beta schedule. The loss of v is left as it is at high noise,
 where the prompt decides what is drawn, and at low noise the weight of x0 is cut at 5 as in min-SNR
 (Hang et al. 2023, arXiv:2303.09556). UNet and text encoder train together, the text encoder at half
-the rate. Batches grow: a short run wants steps more than it wants pictures. Captions say more or less
-(``data.CAPTION_SHARES``). The step with the lowest loss on held-out (name, style) pairs is the one
-that is kept: a model that has memorised its pictures shows no guidance effect.
+the rate. Batches grow: a short run wants steps more than it wants pictures. Captions say more or
+less (``data.CAPTION_SHARES``). The step with the lowest loss on held-out (name, style) pairs is the
+one that is kept: a model that has memorised its pictures shows no guidance effect.
 """
 
 from __future__ import annotations

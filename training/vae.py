@@ -2,11 +2,11 @@
 
 The loss is L1 on pixels, on their horizontal and vertical differences at three resolutions, and on
 pictures averaged over 2, 4 and 8 pixels, without which edges are learnt long before colours; plus
-1e-6 of the Kullback-Leibler term. Latents are decoded with noise of up to a fifth of their spread, so
-that the decoder forgives what a small denoiser gets wrong. Afterwards each latent channel is
+1e-6 of the Kullback-Leibler term. Latents are decoded with noise of up to a fifth of their spread,
+so that the decoder forgives what a small denoiser gets wrong. Afterwards each latent channel is
 standardised over the training pictures and the affine map is folded into ``quant_conv`` and
-``post_quant_conv``: without this the white background, which most pictures share, dominates every norm
-and cosine that a guidance method computes.
+``post_quant_conv``: without this the white background, which most pictures share, dominates every
+norm and cosine that a guidance method computes.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class ImageText(nn.Module):
 
 
 class Judged(nn.Module):
-    """(B, 3, H, W) in [0, 1] to (B, 3, 32, 32) in [-1, 1], as the emoji model's companions see it."""
+    """(B, 3, H, W) in [0, 1] to what the emoji family's judges see, (B, 3, 32, 32) in [-1, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 2 * models.judged(images) - 1
