@@ -8,8 +8,12 @@ import torch
 from guiders import CFG, WeakModel, guided, models
 from guiders.evals import Moments, frechet_distance, image_features, text_features
 from guiders.evals.features import to_tensor
+from guiders.evals.networks import load_network
+from guiders.pipelines.classifiers import load_classifier
+from guiders.pipelines.rewards import parse_reward
 from PIL import Image
 from torch.nn.functional import normalize
+from transformers import AutoTokenizer
 
 FOLDER = models.path("emoji").parent
 HEARTS = ["red heart", "green heart", "blue heart", "yellow heart"]
@@ -20,6 +24,10 @@ def pipe():
     pipe = models.load("emoji")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def words_of(name):
+    return AutoTokenizer.from_pretrained(models.path(name))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +50,7 @@ def test_every_file_is_the_one_that_was_made():
 
 def test_all_together_are_small_and_safe():
     files = [p for p in FOLDER.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    assert sum(path.stat().st_size for path in files) < 40e6
+    assert sum(path.stat().st_size for path in files) < 60e6
     assert max(path.stat().st_size for path in files) < 20e6
     allowed = {".safetensors", ".npz", ".json", ".txt", ".md", ".py", ""}
     assert {path.suffix for path in files} <= allowed
@@ -59,11 +67,38 @@ def test_a_network_loads_for_inference_in_single_precision(name):
 
 
 @pytest.mark.parametrize("name", ["emoji-clip", "emoji-judge"])
-def test_an_image_text_model_knows_the_colours_of_hearts(name, pipe, hearts):
+def test_an_image_text_model_knows_the_colours_of_hearts(name, hearts):
     model = models.load(name)
     images = normalize(image_features(model, hearts), dim=1)
-    texts = normalize(text_features(model, pipe.tokenizer, HEARTS), dim=1)
+    texts = normalize(text_features(model, words_of(name), HEARTS), dim=1)
     assert (images @ texts.T).argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def test_judges_see_the_means_of_areas():
+    picture = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    seen = models.judged(picture)
+    assert seen.shape == (1, 3, 32, 32)
+    assert torch.allclose(seen[0, 1, 4, 5], picture[0, 1, 8:10, 15:18].mean())
+    assert models.judged(seen) is seen
+
+
+@pytest.mark.parametrize("name", ["emoji-clip", "emoji-judge", "emoji-classifier"])
+def test_a_picture_scores_as_its_average_does(name):
+    """All ways to a judge take pictures of any size, and see the same of them."""
+    small = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    network = load_network(name)
+    assert torch.equal(network(small), network(large))
+    prompts = HEARTS if name != "emoji-classifier" else ["food", "symbols"]
+    classify = load_classifier(name, prompts, torch.device("cpu"))
+    assert torch.equal(classify(to_tensor(small)), classify(to_tensor(large)))
+    if name != "emoji-classifier":
+        model = models.load(name)
+        assert torch.equal(image_features(model, small), image_features(model, large))
+        reward = parse_reward(name, judges=True)
+        shown = [(to_tensor(x) + 1) / 2 for x in (small, large)]
+        assert torch.equal(*(reward(x, HEARTS) for x in shown))
+        assert torch.equal(network.read(HEARTS), text_features(model, words_of(name), HEARTS))
 
 
 def test_the_two_judges_are_not_one(hearts):
@@ -73,14 +108,14 @@ def test_the_two_judges_are_not_one(hearts):
     assert not torch.allclose(ours @ ours.T, theirs @ theirs.T, atol=0.02)
 
 
-def test_a_score_of_emoji_clip_can_be_climbed(pipe, hearts):
+def test_a_score_of_emoji_clip_can_be_climbed(hearts):
     """A differentiable reward: following the gradient turns a red heart's score for green up."""
     clip = models.load("emoji-clip")
-    text = normalize(text_features(clip, pipe.tokenizer, ["green heart"]), dim=1)
+    text = normalize(text_features(clip, words_of("emoji-clip"), ["green heart"]), dim=1)
     picture = to_tensor(hearts[:1]).requires_grad_()
 
     def score():
-        features = clip.get_image_features(pixel_values=picture).pooler_output
+        features = clip.get_image_features(pixel_values=models.judged(picture)).pooler_output
         return (normalize(features, dim=1) * text).sum()
 
     before = score()
@@ -94,7 +129,7 @@ def test_the_weak_model_is_a_worse_version_of_the_same(pipe):
     weak = models.load("emoji-weak")
     count = [sum(p.numel() for p in unet.parameters()) for unet in (pipe.unet, weak)]
     assert count[1] < count[0] / 3
-    x = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(8, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     words = pipe.encode_prompt(["cat face, noto style"] * 8, "cpu", 1, False)[0]
     with torch.no_grad():
         a, b = (unet(x, 700, encoder_hidden_states=words).sample for unet in (pipe.unet, weak))
@@ -112,7 +147,7 @@ def test_the_classifier_names_nine_categories_with_a_temperature(hearts):
     ]  # fmt: skip
     assert 0.3 < classifier.config.calibration_temperature < 3
     with torch.no_grad():
-        share = classifier(to_tensor(hearts)).logits.softmax(dim=1)
+        share = classifier(models.judged(to_tensor(hearts))).logits.softmax(dim=1)
     kinds = [classifier.config.label2id[name] for name in ("smileys", "symbols")]
     assert share[:, kinds].sum(dim=1).mean() > 1 / 3
 
@@ -132,7 +167,7 @@ def test_the_statistics_are_those_of_their_features(hearts):
 def test_unseen_pictures_are_near_and_noise_is_far(network):
     train = Moments.load(models.statistics(network))
     near = frechet_distance(train, Moments.load(models.statistics(network, "held-out")))
-    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)
     pictures = [Image.fromarray(picture) for picture in noise]
     far = frechet_distance(train, Moments.of(image_features(models.load(network), pictures)))
     assert far > 5 * near
