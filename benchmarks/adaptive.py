@@ -122,8 +122,9 @@ def measure(pipe, scale: float, pictures: int, paths: int) -> tuple[list[Row], F
     for name, (guider, steps) in tqdm(todo.items(), desc=f"scale {scale:g}"):
         rows.append(draw(pipe, name, guider, jobs_of(prompts, pictures, 10_000, steps)))
     judge = guiders.models.load("emoji-judge")
+    tokenizer = guiders.models.tokenizer("emoji-judge")
     captions = [job.prompt for job in jobs_of(prompts, pictures, 10_000)]
-    texts = text_features(judge, pipe.tokenizer, captions)
+    texts = text_features(judge, tokenizer, captions)
     for row in rows:
         row.compare(full.pictures, judge, texts)
     return rows, fit

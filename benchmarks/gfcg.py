@@ -39,7 +39,8 @@ class World:
         self.judge = models.load("emoji-judge")
         self.prompts = [name for name in NAMES for _ in range(seeds)]
         self.seeds = list(range(len(self.prompts)))
-        self.texts = normalize(text_features(self.judge, self.pipe.tokenizer, NAMES), dim=1)
+        tokenizer = models.tokenizer("emoji-judge")
+        self.texts = normalize(text_features(self.judge, tokenizer, NAMES), dim=1)
 
     def row(self, guider: Guider, steps: int) -> dict:
         """Draw and judge."""

@@ -178,7 +178,7 @@ def _emoji(name: str) -> Network:
             name, lambda x: model(x).logits.softmax(dim=1), models.JUDGED, "area", labels=words,
             owner=model,
         )  # fmt: skip
-    tokenizer = _tokenizer(models.path(name))
+    tokenizer = models.tokenizer(name)
     return Network(
         name, lambda x: model.get_image_features(pixel_values=x).pooler_output, models.JUDGED,
         "area", owner=model, read=lambda texts: text_features(model, tokenizer, texts),

@@ -61,6 +61,13 @@ def profiles(name: str = "emoji") -> list[Path]:
     return sorted((Path(__file__).parent / "profiles").glob(f"{name}-*.json"))
 
 
+def tokenizer(name: str) -> Any:
+    """What turns texts into tokens for ``emoji-clip`` or ``emoji-judge``, each has its own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path(name), local_files_only=True)
+
+
 def judged(pictures: Tensor) -> Tensor:
     """Pictures as the companions of the emoji model see them: CLIP, judge and classifier.
 

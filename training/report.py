@@ -35,7 +35,6 @@ from names import measure as nearest_names
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
-from transformers import CLIPTokenizer
 
 SHEET = [
     "red heart", "soccer ball", "grinning face", "dog face", "rocket", "key", "red apple",
@@ -55,7 +54,7 @@ class Family:
         self.pipe = models.load("emoji", dtype=dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.judge, self.clip = models.load("emoji-judge"), models.load("emoji-clip")
-        self.words = CLIPTokenizer.from_pretrained(models.path("emoji-judge"))
+        self.words = models.tokenizer("emoji-judge")
 
     def draw(
         self, guider: Guider, prompts: list[str], steps: int, seeds: list[int] | None = None
@@ -244,7 +243,7 @@ def networks(family: Family) -> dict:
     }
     chosen = family.choose(held_out=True, count=500)
     for name in ("emoji-clip", "emoji-judge"):
-        model, tokens = models.load(name), CLIPTokenizer.from_pretrained(models.path(name))
+        model, tokens = models.load(name), models.tokenizer(name)
         images = normalize(image_features(model, emoji.images[chosen]), dim=1)
         texts = normalize(text_features(model, tokens, [emoji.names[i] for i in chosen]), dim=1)
         scores = images @ texts.T

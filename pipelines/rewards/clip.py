@@ -68,21 +68,14 @@ class EmojiClip(ImageText):
     """The cosine by the emoji-clip that ships with the library."""
 
     def __init__(self) -> None:
-        super().__init__(models.load("emoji-clip"), _words("emoji-clip"), Judged())
+        super().__init__(models.load("emoji-clip"), models.tokenizer("emoji-clip"), Judged())
 
 
 class EmojiJudge(ImageText):
     """The cosine by emoji-judge: for figures that are published, never for training."""
 
     def __init__(self) -> None:
-        super().__init__(models.load("emoji-judge"), _words("emoji-judge"), Judged())
-
-
-def _words(name: str) -> Any:
-    """The tokenizer of a shipped model."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(models.path(name), local_files_only=True)
+        super().__init__(models.load("emoji-judge"), models.tokenizer("emoji-judge"), Judged())
 
 
 class Clip(ImageText):

@@ -13,7 +13,6 @@ from guiders.pipelines.classifiers import load_classifier
 from guiders.pipelines.rewards import parse_reward
 from PIL import Image
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer
 
 FOLDER = models.path("emoji").parent
 HEARTS = ["red heart", "green heart", "blue heart", "yellow heart"]
@@ -24,10 +23,6 @@ def pipe():
     pipe = models.load("emoji")
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def words_of(name):
-    return AutoTokenizer.from_pretrained(models.path(name))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +65,7 @@ def test_a_network_loads_for_inference_in_single_precision(name):
 def test_an_image_text_model_knows_the_colours_of_hearts(name, hearts):
     model = models.load(name)
     images = normalize(image_features(model, hearts), dim=1)
-    texts = normalize(text_features(model, words_of(name), HEARTS), dim=1)
+    texts = normalize(text_features(model, models.tokenizer(name), HEARTS), dim=1)
     assert (images @ texts.T).argmax(dim=1).tolist() == [0, 1, 2, 3]
 
 
@@ -98,7 +93,9 @@ def test_a_picture_scores_as_its_average_does(name):
         reward = parse_reward(name, judges=True)
         shown = [(to_tensor(x) + 1) / 2 for x in (small, large)]
         assert torch.equal(*(reward(x, HEARTS) for x in shown))
-        assert torch.equal(network.read(HEARTS), text_features(model, words_of(name), HEARTS))
+        assert torch.equal(
+            network.read(HEARTS), text_features(model, models.tokenizer(name), HEARTS)
+        )
 
 
 def test_the_two_judges_are_not_one(hearts):
@@ -111,7 +108,7 @@ def test_the_two_judges_are_not_one(hearts):
 def test_a_score_of_emoji_clip_can_be_climbed(hearts):
     """A differentiable reward: following the gradient turns a red heart's score for green up."""
     clip = models.load("emoji-clip")
-    text = normalize(text_features(clip, words_of("emoji-clip"), ["green heart"]), dim=1)
+    text = normalize(text_features(clip, models.tokenizer("emoji-clip"), ["green heart"]), dim=1)
     picture = to_tensor(hearts[:1]).requires_grad_()
 
     def score():
