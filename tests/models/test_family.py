@@ -93,9 +93,8 @@ def test_a_picture_scores_as_its_average_does(name):
         reward = parse_reward(name, judges=True)
         shown = [(to_tensor(x) + 1) / 2 for x in (small, large)]
         assert torch.equal(*(reward(x, HEARTS) for x in shown))
-        assert torch.equal(
-            network.read(HEARTS), text_features(model, models.tokenizer(name), HEARTS)
-        )
+        texts = text_features(model, models.tokenizer(name), HEARTS)
+        assert torch.equal(network.read(HEARTS), texts)
 
 
 def test_the_two_judges_are_not_one(hearts):

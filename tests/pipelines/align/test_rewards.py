@@ -21,7 +21,6 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
-    AutoTokenizer,
     BertTokenizer,
     CLIPModel,
     YolosConfig,
@@ -98,10 +97,7 @@ def test_emoji_clip_is_the_shipped_models_cosine(shape):
     from guiders.evals import image_features, text_features
 
     images = pictures(*shape)
-    model, words = (
-        models.load("emoji-clip"),
-        AutoTokenizer.from_pretrained(models.path("emoji-clip")),
-    )
+    model, words = models.load("emoji-clip"), models.tokenizer("emoji-clip")
     expected = F.cosine_similarity(
         image_features(model, pil(images)), text_features(model, words, PROMPTS)
     )
