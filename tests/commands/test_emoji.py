@@ -1,0 +1,38 @@
+"""The commands with the model that ships: its judges read the 64 x 64 pixels that it draws."""
+
+import json
+
+import numpy as np
+from guiders.commands import main
+from PIL import Image
+
+FEW = ["--num-inference-steps", "3", "--device", "cpu"]
+
+
+def test_evaluate_with_all_judges_that_ship(tmp_path):
+    out = tmp_path / "run"
+    words = tmp_path / "prompts.tsv"
+    words.write_text("prompt\tlabel\nred heart\tsymbols\nbanana\tfood\ncat face\tnature\n")
+    flags = [
+        "--prompts", str(words), "--num-images", "3", "--metrics",
+        "fd:emoji-clip,fd:emoji-judge,clip:emoji-clip,class,saturation", "--out", str(out), *FEW,
+    ]  # fmt: skip
+    assert main(["evaluate", *flags]) == 0
+    found = json.loads((out / "manifest.json").read_text())
+    figures = json.dumps(found)
+    for key in ("fd:emoji-clip", "fd:emoji-judge", "clip:emoji-clip", "class", "saturation"):
+        assert key in figures
+    pictures = sorted(out.rglob("*.png"))
+    assert {Image.open(picture).size for picture in pictures} <= {(64, 64)}
+
+
+def test_align_by_the_clip_that_ships(tmp_path):
+    out = tmp_path / "lora"
+    flags = [
+        "--reward", "emoji-clip", "--max-steps", "1", "--batch-size", "1", "--eval-prompts", "1",
+        "--truncation", "all", "--out", str(out), *FEW,
+    ]  # fmt: skip
+    assert main(["align", *flags]) == 0
+    shown = np.asarray(Image.open(out / "before-after.png"))
+    assert min(shown.shape[:2]) >= 64
+    assert (out / "pytorch_lora_weights.safetensors").stat().st_size > 1000
