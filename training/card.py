@@ -102,6 +102,18 @@ def autoencoder(report: Report) -> str:
     return f"Mean L1 error of the autoencoder on held-out pictures: {error:.4f} (in [-1, 1]).\n"
 
 
+def training(report: Report) -> str:
+    """From the logs of the runs that made the weights, the evaluation whose weights were kept."""
+    rows = []
+    for name in ("vae", "emoji", "emoji-weak"):
+        log = (Path("training/logs") / f"{name}.jsonl").read_text().splitlines()
+        kept = min(map(json.loads, log), key=lambda row: row["held out"])
+        pictures, minutes = f"{kept['pictures']:,}", f"{kept['seconds'] / 60:.0f}"
+        rows.append([name, pictures, minutes, f"{kept['trained']:.4f}", f"{kept['held out']:.4f}"])
+    head = ["run", "pictures seen", "minutes", "loss on trained pairs", "on held-out pairs"]
+    return table(head, rows)
+
+
 def judge(report: Report, name: str) -> str:
     found = report["networks"][name]
     return table(
@@ -150,6 +162,7 @@ def readme(report: Report) -> str:
 TABLES: dict[str, Callable[[Report], str]] = {
     "retrieval": retrieval, "names": names, "guidance": guidance, "colour": colour,
     "frechet": frechet, "speed": speed, "autoencoder": autoencoder, "readme": readme,
+    "training": training,
     "emoji-clip": lambda report: judge(report, "emoji-clip"),
     "emoji-judge": lambda report: judge(report, "emoji-judge"), "classifier": classifier,
 }  # fmt: skip

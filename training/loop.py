@@ -1,10 +1,11 @@
 """What training scripts share: a loop over accelerate with EMA, checkpoints, resume and a log.
 
-The same script runs on a CPU, on one GPU or on several (``accelerate launch``). The budget is a
-number of steps or, on machines of unknown speed, of minutes: the learning rate, the size of the
-batches and the times of evaluation follow the share of it that is done. A checkpoint holds
-parameters, optimiser, EMA and the state of the random generators; a killed run started again with
-the same ``--out`` goes on from there, with a new epoch. The budget may be changed then.
+The same script runs on a CPU, on one GPU or in several processes (``torchrun``; on a CPU, with
+``ACCELERATE_USE_CPU=true``, two processes of one thread each are much faster than one of two). The
+budget is a number of steps or, on machines of unknown speed, of minutes: the learning rate, the
+size of the batches and the times of evaluation follow the share of it that is done. A checkpoint
+holds parameters, optimiser, EMA and the state of the random generators; a killed run started again
+with the same ``--out`` goes on from there, with a new epoch. The budget may be changed then.
 
 ``log.jsonl`` in the folder of the run has a line for each evaluation, ``curve.png`` draws it.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -83,7 +85,7 @@ class Loop:
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.ema = EMAModel(self.parameters(), decay=ema_decay, foreach=True)
         self.ema.to(self.device)
-        self.step, self.pictures, self.before, self.best = 0, 0, 0.0, math.inf
+        self.step, self.pictures, self.before, self.best, self.done = 0, 0, 0.0, math.inf, 0.0
         self.started = time.monotonic()
         self.accelerator.register_for_checkpointing(self, self.ema)
 
@@ -104,12 +106,13 @@ class Loop:
         """Spent on the run so far, before it was interrupted too."""
         return self.before + time.monotonic() - self.started
 
-    @property
-    def done(self) -> float:
-        """The share of the budget that is spent, in [0, 1]."""
+    def look(self) -> None:
+        """Set ``done``, the share of the budget that is spent, by the first process's clock."""
         if self.args.steps is not None:
-            return min(self.step / self.args.steps, 1.0)
-        return min(self.seconds / (60 * self.args.minutes), 1.0)
+            self.done = min(self.step / self.args.steps, 1.0)
+            return
+        share = torch.tensor(min(self.seconds / (60 * self.args.minutes), 1.0), device=self.device)
+        self.done = broadcast(share).item()
 
     @property
     def batch_size(self) -> int:
@@ -137,6 +140,7 @@ class Loop:
         checkpoint = args.out / "checkpoint"
         if checkpoint.exists():
             accelerator.load_state(str(checkpoint))
+            self.look()
             accelerator.print(f"resuming at step {self.step}, {self.done:.0%} done")
         else:  # every process draws its own batches
             torch.manual_seed(args.seed + accelerator.process_index)
@@ -163,6 +167,7 @@ class Loop:
             self.pictures += len(batch[0]) * accelerator.num_processes
             losses.append(value.detach())
             bar.update()
+            self.look()
             if self.done * args.saves >= due:
                 due = int(self.done * args.saves) + 1
                 average = torch.stack(losses).mean().item()
