@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import zoo
+from errors import error
 from guiders import APG, CFG, Adaptive, Interval, KeepNorm, guided
 from guiders.pipelines.form import form_of
 from guiders.pipelines.guided import parts_of
@@ -30,10 +31,6 @@ def pipe_of(name, dtype=torch.float32):
     if (name, dtype) not in pipes:
         pipes[name, dtype] = zoo.build(name, dtype)
     return pipes[name, dtype]
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
 def attached(name, guider, pipe=None, **options):

@@ -13,6 +13,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
 )
+from errors import error
 from guiders import (
     APG,
     CFG,
@@ -35,10 +36,6 @@ from known import step
 CASES = [(name, kind) for name in tiny.SCHEDULERS for kind in ("epsilon", "v_prediction")]
 EVALUATIONS = {"heun": 11, "pndm": 7}  # network calls in six steps, where not six
 every_case = pytest.mark.parametrize(("name", "kind"), CASES)
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
 def attached(pipe, guider, **options):

@@ -14,6 +14,7 @@ from diffusers import (
     TangentialClassifierFreeGuidance,
 )
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
+from errors import error
 from guiders import (
     APG,
     CFG,
@@ -49,10 +50,6 @@ def run(modular, guider, **options):
 def classic(pipe, guider):
     with guided(pipe, guider, quiet=True) as attachment:
         return tiny.run(pipe, height=16, width=16), attachment
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
 GUIDERS = [

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from errors import error
 from guiders import APG, CFG, Adaptive, Interval, WeakModel, guided
 
 EMBEDS = torch.randn(5, 16, 32, generator=torch.Generator().manual_seed(7))
@@ -80,10 +81,6 @@ def make(kind):
     made = kind(pipe.unet, scheduler)
     made.set_progress_bar_config(disable=True)
     return made
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
 def attached(pipe, guider, **options):
