@@ -8,6 +8,8 @@ from guiders.evals import Moments, Streamed, frechet_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.quick
+
 
 def sample(n, d, seed, shift=0.0, dead=0):
     generator = np.random.default_rng(seed)

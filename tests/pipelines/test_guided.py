@@ -32,10 +32,14 @@ from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Prediction, Query
 from guiders.pipelines.swap import restore, swap
 from guiders.samplers import read_level
 from known import step
+from products import product
 
-CASES = [(name, kind) for name in tiny.SCHEDULERS for kind in ("epsilon", "v_prediction")]
+KINDS = ("epsilon", "v_prediction")
 EVALUATIONS = {"heun": 11, "pndm": 7}  # network calls in six steps, where not six
-every_case = pytest.mark.parametrize(("name", "kind"), CASES)
+QUICK = (("ddim", "epsilon"), ("heun", "v_prediction"))  # one evaluation a step, and two
+every_case = pytest.mark.parametrize(
+    ("name", "kind"), product(tiny.SCHEDULERS, KINDS, quick=lambda *case: case in QUICK)
+)
 
 
 def attached(pipe, guider, **options):
@@ -134,10 +138,13 @@ GUIDERS = [
     CFGZeroStar(4) + TCFG(3),
     MagnitudeAware(7.5, alpha=2),
 ]
+every_guider = pytest.mark.parametrize(
+    ("name", "kind", "guider"),
+    product(tiny.SCHEDULERS, KINDS, GUIDERS, quick=lambda name, *_: name == "ddim"),
+)
 
 
-@pytest.mark.parametrize("guider", GUIDERS, ids=str)
-@every_case
+@every_guider
 def test_a_batch_is_a_loop(name, kind, guider):
     pipe = tiny.sd(name, kind)
     together, run = attached(pipe, guider)
@@ -159,8 +166,7 @@ def test_a_batch_is_a_loop(name, kind, guider):
         assert error(one[0], together[row]) < 1e-5
 
 
-@pytest.mark.parametrize("guider", GUIDERS, ids=str)
-@every_case
+@every_guider
 def test_a_second_run_is_the_first_in_one_with_and_in_two(name, kind, guider):
     pipe = tiny.sd(name, kind)
     with guided(pipe, guider, quiet=True) as run:

@@ -75,6 +75,7 @@ def test_a_guider_does_there_what_it_does_here(both, guider):
     assert [r.evaluations for r in bridge.records] == [r.evaluations for r in attachment.records]
 
 
+@pytest.mark.quick
 def test_it_is_their_cfg(both):
     modular, _ = both
     theirs = run(modular, ClassifierFreeGuidance(guidance_scale=6))

@@ -88,6 +88,7 @@ def attached(pipe, guider, **options):
         return pipe(**options), run
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", KNOWN_PATTERNS)
 def test_a_known_pattern_is_learnt(kind):
     pipe, rows = make(kind), []
