@@ -246,7 +246,7 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch():
         return denoiser.tell(x[rows], step(0), "text", y[rows], range(len(rows)))
 
     together = told([0, 1, 2])
-    assert torch.equal(told([1]), together[1:2])
+    torch.testing.assert_close(told([1]), together[1:2])  # its mean and spread are sums
     assert torch.equal(told([0, 1, 2]), together)
     noise = Noise().like(torch.zeros(3, 5, 4), x, range(3), "text")
     assert (noise[0] - noise[1]).abs().mean() > 0.5
