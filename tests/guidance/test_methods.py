@@ -21,6 +21,7 @@ from guiders import (
 from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Level, Query, Readout, Step
 from guiders.guidance.fdg import collapse, pyramid
 from guiders.guidance.noise import Noise
+from guiders.guidance.state import State
 from known import Answers, guide, step
 
 
@@ -56,9 +57,9 @@ def test_cfg_plus_plus_as_a_schedule():
     after = then.alpha * x0 + then.sigma * eps  # plain DDIM
     expected = torch.tensor([[0.772976, 0.281041, 0.102156]])
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)
-    assert CFG(CFGPlusPlus(0.6)).scale.at(at, denoiser._slots[0].state) == pytest.approx([1.2])
+    assert CFG(CFGPlusPlus(0.6)).scale.at(at, State(1)) == pytest.approx([1.2])
     last = Step(1, 2, 0, now, None)  # to the clean image: lambda itself
-    assert CFG(CFGPlusPlus(0.6)).scale.at(last, denoiser._slots[0].state) == [0.6]
+    assert CFG(CFGPlusPlus(0.6)).scale.at(last, State(1)) == [0.6]
 
 
 def agreeing(guider, cosines):

@@ -426,11 +426,12 @@ def test_a_weak_model_is_a_network_or_the_name_of_one():
         WeakModel(7)
     named = CFG(2, reference=WeakModel("emoji-weak"))
     assert Guider.from_dict(named.to_dict()) == named
+    pipe = tiny.sd()
     with (
-        guided(tiny.sd(), CFG(2, reference=WeakModel("nowhere")), quiet=True) as run,
+        guided(pipe, CFG(2, reference=WeakModel("nowhere")), quiet=True),
         pytest.raises(ValueError, match=r"model is 'nowhere'; allowed is emoji-weak, a folder"),
     ):
-        tiny.run(run._pipe)
+        tiny.run(pipe)
     with pytest.raises(ValueError, match="not stored as JSON"):
         CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
 
