@@ -75,7 +75,7 @@ def test_batches_of_any_size_give_the_moments_of_the_whole():
         streamed.add(part)
     whole = streamed.moments()
     assert whole.count == 500
-    np.testing.assert_allclose(whole.mean, x.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(whole.mean, x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(whole.covariance, np.cov(x, rowvar=False), rtol=1e-9, atol=1e-11)
 
 
