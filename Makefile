@@ -22,7 +22,7 @@ quick: $(VENV)/ready
 
 # All that a change must pass; of large products every pair.
 test: $(VENV)/ready lint
-	$(PYTEST) -m "not slow" --durations 30
+	$(PYTEST) -m "not slow" --durations 30 -rs
 
 # The rest of those products.
 test-slow: $(VENV)/ready
