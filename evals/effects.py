@@ -75,7 +75,6 @@ def effect(
         full: those of CFG at ``scale``.
         edges: where the groups begin, and the end.
     """
-
     none = draw(CFG(1), jobs)
     whole = _square(full - none)
 

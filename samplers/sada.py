@@ -76,7 +76,7 @@ class SADA(Config):
             raise reject(self, "late", self.late, allowed)
 
     def phase(self, step: Step) -> str:
-        """ "whole", "early" or "late": which rule holds at a step."""
+        """Which rule holds at a step: "whole", "early" or "late"."""
         done = (step.index + 1e-9) / step.total
         if not self.start <= done < self.stop:
             return "whole"

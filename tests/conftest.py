@@ -1,37 +1,71 @@
-"""``pytest --support docs/support.md`` writes the support page from what the tests found."""
+"""One thread for each of several workers, and the support page from what the tests found.
 
+``pytest --support docs/support.md`` writes the page. A test says what it shows by a marker,
+``@pytest.mark.support("batch = loop")``, and by its parameter ``name`` of what it shows it.
+"""
+
+import os
 from collections import defaultdict
 from pathlib import Path
 
-COLUMNS = {  # a test of tests/pipelines/test_every_pipeline.py: what it shows
-    "test_a_whole_run_of_cfg_is_the_pipelines_own": "CFG is its own",
-    "test_scale_one_is_the_pipelines_own_unguided_output": "scale 1 is unguided",
-    "test_two_equal_halves_are_bit_for_bit_the_half": "one forward, bit-exact",
-    "test_rows_are_really_skipped": "evaluations skipped",
-    "test_a_batch_is_two_of_one": "batch = loop",
-    "test_a_scale_for_each_image": "scale per image",
-    "test_it_is_restored_and_a_second_run_is_the_first": "restored",
-    "test_half_precision_is_no_further_from_the_truth": "bfloat16",
-}
+import hypothesis
+import pytest
+
+# The same examples everywhere, however long they take on a machine with other things to do.
+hypothesis.settings.register_profile("guiders", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("guiders")
+
+# Workers of pytest-xdist share the cores, and so do the processes that they start. This must be
+# said before torch is imported; who wants other numbers of threads gives the variable.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+COLUMNS = (  # of the table of pipelines
+    "CFG is its own",
+    "scale 1 is unguided",
+    "one forward, bit-exact",
+    "evaluations skipped",
+    "batch = loop",
+    "scale per image",
+    "restored",
+    "bfloat16",
+)
+SCHEDULERS = "schedulers"  # what a test shows that reads a scheduler
 WORDS = {"passed": "yes", "failed": "**no**", "skipped": "-"}
-outcomes: dict[str, dict[str, str]] = defaultdict(dict)
+outcomes: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
 
 
 def pytest_addoption(parser):
     parser.addoption("--support", type=Path, help="write the table of pipelines and schedulers")
 
 
+def pytest_itemcollected(item):
+    for mark in item.iter_markers("support"):
+        (shown,) = mark.args
+        if shown not in (*COLUMNS, SCHEDULERS):
+            raise pytest.UsageError(f"{item.nodeid} shows {shown!r}; expected one of {COLUMNS}")
+        # a property, since it travels with the report from a worker
+        item.user_properties.append(("support", [shown, item.callspec.params["name"]]))
+
+
 def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":
-        path, _, test = report.nodeid.partition("::")
-        name, _, case = test.partition("[")
-        if "test_every" in path and case:
-            outcomes[name][case.removesuffix("]")] = report.outcome
+        for kind, value in report.user_properties:
+            if kind == "support":
+                shown, name = value
+                outcomes[shown][name].add(report.outcome)
 
 
 def pytest_sessionfinish(session):
-    if target := session.config.getoption("--support"):
+    target = session.config.getoption("--support")
+    if target and not hasattr(session.config, "workerinput"):  # all reports come to the first
         target.write_text(page())
+
+
+def outcome(shown, name):
+    """The worst of all cases."""
+    found = outcomes[shown][name]
+    return next((worst for worst in ("failed", "passed") if worst in found), "skipped")
 
 
 def page():
@@ -40,8 +74,7 @@ def page():
     from guiders.pipelines.form import FORMS, REFUSED
     from guiders.samplers import REFUSED as REFUSED_SCHEDULERS
 
-    names = list(outcomes["test_a_whole_run_of_cfg_is_the_pipelines_own"])
-    kinds = {name: type(zoo.build(name)).__name__ for name in names}
+    kinds = {name: type(zoo.build(name)).__name__ for name in outcomes[COLUMNS[0]]}
     lines = [
         "# What a guider works with",
         "",
@@ -60,11 +93,11 @@ def page():
         "- *bfloat16*: a whole run is no further from float64 than the pipeline's own (a margin of "
         "1.3 for chance).",
         "",
-        f"| pipeline | variant | {' | '.join(COLUMNS.values())} |",
+        f"| pipeline | variant | {' | '.join(COLUMNS)} |",
         f"|---|---|{'---|' * len(COLUMNS)}",
     ]
-    for name, kind in sorted(kinds.items(), key=lambda item: item[1]):
-        cells = [WORDS[outcomes[test].get(name, "skipped")] for test in COLUMNS]
+    for name, kind in sorted(kinds.items(), key=lambda item: item[::-1]):
+        cells = [WORDS[outcome(shown, name)] for shown in COLUMNS]
         lines.append(f"| `{kind}` | {name} | {' | '.join(cells)} |")
     untried = sorted(set(FORMS) - set(kinds.values()))
     lines += [
@@ -101,14 +134,4 @@ def schedulers():
     """The supported schedulers for which no test failed."""
     from guiders.samplers import FAMILIES
 
-    failed = {
-        name
-        for cases in outcomes.values()
-        for case, outcome in cases.items()
-        for name in FAMILIES
-        if outcome == "failed" and name in case
-    }
-    tried = {
-        name for cases in outcomes.values() for case in cases for name in FAMILIES if name in case
-    }
-    return tried - failed
+    return {name for name in FAMILIES if outcome(SCHEDULERS, name) == "passed"}

@@ -9,6 +9,8 @@ from guiders.guidance import CFG, Denoiser, Post, Query, Readout, RewardGuidance
 from guiders.pipelines.parse import post_names, term_names
 from known import Answers, step
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -77,6 +77,7 @@ def test_the_wheel_carries_the_models_and_the_licences(wheel):
     assert {p.name for p in (info / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
 
 
+@pytest.mark.quick
 def test_imports_point_one_way():
     for layer, folder in enumerate(ORDER):
         for path in (ROOT / folder).rglob("*.py"):
@@ -95,12 +96,14 @@ def test_guidance_needs_torch_only():
     assert run([sys.executable, "-c", script], ROOT) == ["False"]
 
 
+@pytest.mark.quick
 def test_everything_public_is_documented():
     for name in guiders.__all__:
         item = getattr(guiders, name)
         assert name == "__version__" or item.__doc__, name
 
 
+@pytest.mark.quick
 def test_the_support_page_is_that_of_this_version():
     from guiders import samplers
     from guiders.pipelines import form

@@ -318,8 +318,11 @@ def test_a_strangers_picture_is_read_with_care(stored, words, draw, tmp_path, ca
         ),
     ],
 )  # fmt: skip
-def test_texts_of_other_tools(text, expected):
-    assert png._from_text(text) == expected
+def test_texts_of_other_tools(text, expected, tmp_path):
+    chunks = png.PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png", pnginfo=chunks)
+    assert png.read(tmp_path / "other.png") == expected
 
 
 def test_numbers_go_on_after_five_digits(draw, tmp_path):

@@ -55,6 +55,7 @@ def test_a_larger_budget_goes_on(command, out, capsys):
     assert "4 trials;" in capsys.readouterr().out
 
 
+@browser.needed
 def test_the_page_in_a_browser(out, tmp_path):
     found = browser.inspect(out / "tune.html", tmp_path)
     assert found["errors"] == found["broken"] == found["fetched"] == []

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+pytestmark = pytest.mark.quick
+
 
 def plain(*rgb):
     return Image.new("RGB", (4, 3), rgb)

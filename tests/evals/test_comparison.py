@@ -97,6 +97,7 @@ def test_a_manifest_is_repeated(out, tmp_path, capsys):
     assert again["figures"] == manifest["figures"]
 
 
+@browser.needed
 def test_the_page_in_a_browser(out, tmp_path):
     page = out / "report.html"
     text = page.read_text()
@@ -120,6 +121,7 @@ def test_the_page_in_a_browser(out, tmp_path):
         assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 500
 
 
+@browser.needed
 def test_a_page_that_is_broken_is_noticed(tmp_path):
     page = tmp_path / "page.html"
     page.write_text(

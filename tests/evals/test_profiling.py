@@ -66,7 +66,7 @@ def test_what_it_has(known):
         for rows in gap.disagreement.values():
             assert (rows.diff(dim=1) >= 0).all()  # quantiles
             assert (rows.diff(dim=0) <= 1e-12).all()  # of the largest cosine so far
-        assert torch.equal(track.products, track.products.T)
+        torch.testing.assert_close(track.products, track.products.T, atol=1e-6, rtol=0)
     assert known.tracks[0].effective == pytest.approx(3)
     for effect in known.effects:
         assert effect.edges == [0, 2, 4, 6, 8]
@@ -118,7 +118,8 @@ def test_it_is_added_to(sd, known, tmp_path):
     )  # fmt: skip
     assert both.scales == [3, 6]
     assert both.tracks[: len(first.tracks)] == first.tracks
-    assert both.tracks[-1].gaps[1].size.abs().max() == 0  # the weak model is no other
+    own, other = (gap.size.max() for gap in both.tracks[-1].gaps)
+    assert other < 1e-4 * own  # the weak model is no other; batches of other sizes round otherwise
     both.save(tmp_path / "p.json")
     assert Profile.load(tmp_path / "p.json").scales == [3, 6]
     for change, words in (

@@ -49,7 +49,8 @@ def test_every_path_of_the_trace_is_the_reference_by_singular_values(few):
     nuclear = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     reference = np.square(x.mean(0) - y.mean(0)).sum() + traces - 2 * nuclear
     ours = frechet_distance(Moments.of(x), Moments.of(y))
-    assert ours == pytest.approx(reference, rel=1e-9)
+    # Where pictures are fewer than features, it has roots of zeros that are rounding, 1e-8 each.
+    assert ours == pytest.approx(reference, rel=1e-7)
     kept, other = Moments.of(x), Moments.of(y)
     bare = [Moments(z.mean, z.covariance, z.count) for z in (kept, other)]  # as from a file
     assert frechet_distance(*bare) == pytest.approx(reference, rel=1e-6)

@@ -9,19 +9,12 @@ import torch
 import zoo
 from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
+from errors import error
 from guiders import APG, CFG, Adaptive, Interval, WeakModel, guided
 from guiders.pipelines.inputs import Inputs
+from zoo import attached
 
 SKIPPING = CFG(Adaptive(5, threshold=-1))  # guides the first step alone
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
-
-
-def attached(name, guider, pipe, **options):
-    with guided(pipe, guider, quiet=True) as run:
-        return zoo.run(name, pipe, **options), run
 
 
 # Refused in words

@@ -9,6 +9,7 @@ import torch
 import zoo
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
+from errors import error
 from guiders import (
     APG,
     CADS,
@@ -33,10 +34,6 @@ from guiders.pipelines.pictures import decode
 from guiders.samplers import readout_at, solver_stage
 
 PROMPTS = ("red heart", "blue car", "cat", "green apple")
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
 def attached(pipe, guider, run=tiny.run, **options):

@@ -14,6 +14,7 @@ from diffusers import (
     TangentialClassifierFreeGuidance,
 )
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
+from errors import error
 from guiders import (
     APG,
     CFG,
@@ -51,10 +52,6 @@ def classic(pipe, guider):
         return tiny.run(pipe, height=16, width=16), attachment
 
 
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
-
-
 GUIDERS = [
     CFG(6),
     APG(6),
@@ -78,6 +75,7 @@ def test_a_guider_does_there_what_it_does_here(both, guider):
     assert [r.evaluations for r in bridge.records] == [r.evaluations for r in attachment.records]
 
 
+@pytest.mark.quick
 def test_it_is_their_cfg(both):
     modular, _ = both
     theirs = run(modular, ClassifierFreeGuidance(guidance_scale=6))
@@ -137,12 +135,12 @@ def test_a_guider_that_first_sees_the_middle_of_a_run(both):
             batches = bridge.prepare_inputs(data)
             for number, batch in enumerate(batches):
                 bridge.prepare_models(network)
-                batch.noise_pred = network(x, t) * (1 + number)
+                batch.noise_pred = network(x, t) if number == 0 else x.flip(-1)
                 bridge.cleanup_models(network)
             results.append(bridge(batches).pred)
     assert len(bridge.records) == 3
     assert torch.equal(torch.stack(results[:3]), torch.stack(results[3:]))
-    assert not torch.equal(results[0], results[1])
+    assert error(results[1], results[0]) > 1e-3  # or this would show nothing
 
 
 def test_it_asks_for_a_negative_prompt_only_where_it_may_need_one(both):

@@ -13,6 +13,7 @@ from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks import LayerSkipConfig, apply_layer_skip
 from diffusers.models import attention_processor as processors
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
+from errors import error
 from guiders import (
     CFG,
     AdapterOff,
@@ -29,6 +30,7 @@ from guiders.pipelines.inputs import Inputs, choose
 from guiders.pipelines.perturb import changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zoo import attached
 
 PERTURBED = [
     PerturbedAttention(),
@@ -37,15 +39,6 @@ PERTURBED = [
     SkipLayers(what="attention"),
     SkipLayers(what="feed_forward"),
 ]
-
-
-def error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
-
-
-def attached(name, guider, pipe, **options):
-    with guided(pipe, guider, quiet=True) as run:
-        return zoo.run(name, pipe, **options), run
 
 
 def network_of(pipe):

@@ -7,6 +7,8 @@ from guiders.guidance import Denoiser, Level, Prediction, Query, Readout, Step
 from guiders.samplers import EDM, Mixture, as_network, final, sample
 from torch import nn
 
+pytestmark = pytest.mark.quick
+
 CLASSES, EVERY = 3, -1  # the label of all classes together
 
 

@@ -12,6 +12,8 @@ from guiders.guidance import CFGPlusPlus, CFGPlusPlus2M, Denoiser, Level, Query,
 from guiders.samplers import EDM, Mixture, as_network, final, sample
 from known import Answers
 
+pytestmark = pytest.mark.quick
+
 LAMBDA = 0.6
 
 

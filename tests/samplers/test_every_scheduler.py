@@ -6,6 +6,7 @@ import itertools
 import diffusers
 import pytest
 import torch
+from errors import error
 from guiders import clean_image, read_level
 from guiders.samplers import FAMILIES, REFUSED, families, readouts, solver_stage, steps_ahead
 from schedulers import PROTEINA, WUERSTCHEN, accepted, built
@@ -179,6 +180,7 @@ def test_a_refusal_names_the_scheduler_and_the_reason(name):
         read_level(derived, 0)
 
 
+@pytest.mark.support("schedulers")
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_x0_is_the_schedulers_own(name, options):
     scheduler = make(name, **options)
@@ -190,7 +192,7 @@ def test_x0_is_the_schedulers_own(name, options):
         ours = clean_image(scheduler, output, t, seen)
         theirs = own_x0(scheduler, output, t, x, i)
         if theirs is not None:
-            assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-6
+            assert error(ours, theirs) < 1e-6
 
 
 def own_x0(scheduler, output, t, x, i):
@@ -288,6 +290,7 @@ PERFECT = [
 ]
 
 
+@pytest.mark.support("schedulers")
 @pytest.mark.parametrize(("name", "options"), PERFECT)
 def test_a_perfect_network_leads_to_the_image_through_the_levels(name, options):
     """With the output that means the image, the scheduler's steps make just the levels we read."""
@@ -313,6 +316,7 @@ def test_a_perfect_network_leads_to_the_image_through_the_levels(name, options):
         torch.testing.assert_close(x, image, atol=2e-4, rtol=0)
 
 
+@pytest.mark.support("schedulers")
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_level_is_what_the_scheduler_mixes(name, options):
     """Noise of ones on an image of zeros gives sigma, an image of ones without noise alpha."""
@@ -341,6 +345,7 @@ def test_the_level_is_what_the_scheduler_mixes(name, options):
         assert [level.alpha, level.sigma] == pytest.approx(mixed, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.support("schedulers")
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_the_steps_ahead_are_the_steps_taken(name):
     scheduler = make(name)
@@ -359,6 +364,7 @@ def test_the_steps_ahead_are_the_steps_taken(name):
     assert all(b <= a * (1 + 1e-5) for a, b in itertools.pairwise(sigmas))
 
 
+@pytest.mark.support("schedulers")
 @pytest.mark.parametrize("name", sorted({*SUPPORTED} - {PROTEINA}))  # which begins at 0 only
 def test_a_late_start_is_planned_from_there(name):
     """As in image to image: from a position that is set, else from the timestep."""

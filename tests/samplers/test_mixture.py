@@ -4,6 +4,8 @@ import pytest
 import torch
 from guiders.samplers import Mixture
 
+pytestmark = pytest.mark.quick
+
 
 def mixture(width=3, count=4, seed=0):
     generator = torch.Generator().manual_seed(seed)

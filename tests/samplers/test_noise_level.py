@@ -16,6 +16,8 @@ from guiders.samplers import (
     why_refused,
 )
 
+pytestmark = pytest.mark.quick
+
 
 def make(name, **options):
     """A scheduler with five steps, and the betas of Stable Diffusion where it has betas."""

@@ -11,6 +11,8 @@ from guiders.guidance import POSITIVE, Prediction
 from guiders.samplers import EDM, Mixture, as_network, final, sample
 from guiders.samplers.networks import CLEAN
 
+pytestmark = pytest.mark.quick
+
 EULER = EDM(sigma_max=10, sigma_min=0.02, order=1)
 EARLY = SADA(start=0.1, late=0.9, stop=0.9)
 ALL = SADA(start=0.1, late=0.5, stop=0.9)

@@ -123,7 +123,8 @@ def test_without_checkpoints_the_gradient_is_the_same_and_nothing_is_evaluated_a
         assert len(calls) == STEPS * (1 + checkpointing)
         found.append(gradient(pipe.adapter))
         pipe.unet.zero_grad()
-    assert torch.equal(*found)
+    # The same sum in an order that autograd chooses.
+    assert (found[0] - found[1]).norm() <= 1e-5 * found[1].norm()
 
 
 def test_the_strength_of_the_adapter_is_a_scale(pipe):

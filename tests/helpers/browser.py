@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+needed = pytest.mark.skipif(
+    PROGRAM is None, reason="no browser is found; `make browser` installs Debian's chromium"
+)
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
     "--no-first-run", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
@@ -37,9 +42,7 @@ addEventListener("load", () => {
 
 
 def run(profile: Path, *arguments: str) -> str:
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    assert program, "no browser: install Debian's chromium (`make test` does where it is root)"
-    command = [program, *FLAGS, f"--user-data-dir={profile}", *arguments]
+    command = [PROGRAM, *FLAGS, f"--user-data-dir={profile}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
