@@ -40,8 +40,12 @@ def test_a_network_compiled_in_place_is_compiled_once():
         return graph.forward
 
     class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
         def forward(self, x):
-            return x + 1
+            return self.weight * x
 
     network = Network()
     network.compile(backend=backend)
