@@ -137,7 +137,7 @@ class Denoiser:
                 "allowed after resolve(guider, profile, steps)"
             )
         self.batch = batch
-        self._diagnose, self._noise = diagnose, Noise()
+        self._diagnose, self._noise = diagnose, Noise(context)
         self._groups = []
         self._step: Step | None = None
         self._blank: set[int] = set()

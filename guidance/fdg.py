@@ -38,7 +38,9 @@ class FDG(Term):
             network's outputs is all that counts; with another, the bands are those of x0.
     """
 
-    formula: ClassVar[str] = "D_c + sum_k (w_k - 1) band_k(D_c - D_u)"
+    formula: ClassVar[str] = (
+        "D_c + sum_k (w_k - 1) band_k(D_c - D_u); with parallel not 1 in x0, along band_k(D_c)"
+    )
     works_on: ClassVar[str] = "any"
 
     scale: Any = 10.0

@@ -19,7 +19,7 @@ from guiders import (
     StepAG,
     ZeroInit,
 )
-from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Level, Query, Readout, Step
+from guiders.guidance import NEGATIVE, POSITIVE, Context, Denoiser, Level, Query, Readout, Step
 from guiders.guidance.fdg import collapse, pyramid
 from guiders.guidance.noise import Noise
 from known import Answers, guide, step
@@ -287,6 +287,14 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch():
     noise = Noise().like(torch.zeros(3, 5, 4), x, range(3), "text")
     assert (noise[0] - noise[1]).abs().mean() > 0.5
     other = Noise().like(torch.zeros(3, 5, 4), x + 1, range(3), "text")
+
+    class Known(Context):
+        seeds = (7, 8, 7)
+
+    known = [Noise(Known()).like(torch.zeros(3, 5), x + i, range(3), "text") for i in (0, 1)]
+    assert torch.equal(*known)  # whatever the latents are
+    assert torch.equal(known[0][0], known[0][2])
+    assert not torch.equal(known[0][0], known[0][1])
     assert (noise - other).abs().mean() > 0.5
 
 

@@ -432,6 +432,50 @@ def test_a_weak_model_is_a_network_or_the_name_of_one():
         CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
 
 
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_weak_model_of_another_type_of_numbers(kind, dtype):
+    """It is asked in its own, and stays as it is."""
+    pipe, weak = getattr(tiny, kind)(), getattr(tiny, kind)().unet
+    for parameter in weak.parameters():
+        parameter.data.mul_(0.9)
+    same, _ = attached(pipe, CFG(3, reference=WeakModel(weak)))
+    weak.to(dtype)
+    ours, _ = attached(pipe, CFG(3, reference=WeakModel(weak)))
+    assert weak.dtype == dtype
+    assert ours.dtype == same.dtype
+    assert error(ours, same) < (1e-4 if dtype == torch.float64 else 0.05)
+    back, _ = attached(pipe.to(dtype), CFG(3, reference=WeakModel(weak.float())))
+    assert back.dtype == dtype
+    assert error(back, same) < (1e-4 if dtype == torch.float64 else 0.3)
+
+
+def test_a_weak_model_that_does_not_fit():
+    pipe = tiny.sd("ddim")
+    wide = tiny.sdxl().unet  # another width of the prompt, and further arguments
+
+    class Other(torch.nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            self.shape = shape
+
+        def forward(self, x, t, **kwargs):
+            return (x.new_zeros(self.shape),)
+
+    for weak, words in (
+        (wide, r"UNet2DConditionModel on cpu that cannot be called as the pipeline's UNet2D"),
+        (torch.nn.Linear(8, 8), r"Linear on cpu .*unexpected keyword argument"),
+        (Other((2, 3, 8, 8)), r"Other answers with the shape \(2, 3, 8, 8\); allowed is .*4, 8, 8"),
+        (Other((2, 4, 4, 4)), r"Other answers with the shape \(2, 4, 4, 4\)"),
+        (tiny.sd("ddim").unet.to("meta"), "on meta that cannot be called"),
+        (pipe.unet, "is the UNet2DConditionModel of a pipeline that is guided"),
+    ):
+        guider = CFG(3, reference=WeakModel(weak))
+        with guided(pipe, guider, quiet=True), pytest.raises(ValueError, match=words) as caught:
+            tiny.run(pipe)
+        assert "\n" not in str(caught.value)
+
+
 STOCHASTIC = {
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
     "euler-a": (EulerAncestralDiscreteScheduler, {"steps_offset": 1}),
