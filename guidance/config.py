@@ -61,7 +61,7 @@ def no_setting(kind: type, name: str, value: object, known: Sequence[str]) -> st
     here, near = ELSEWHERE.get(name), difflib.get_close_matches(name, known, n=1)
     hint = ""
     if here and (here in known or ("scale" in known and not here.isidentifier())):
-        hint = f"; what elsewhere is {name} is {here} here"
+        hint = f"; in place of {name} use {here}"
     elif near:
         hint = f"; perhaps {near[0]} is meant"
     return (

@@ -45,11 +45,11 @@ def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None =
         x0 = x0 / scaling + (getattr(config, "shift_factor", 0.0) or 0.0)
     if parameter.dtype == torch.float16 and getattr(config, "force_upcast", False):
         if brought:  # in the type that the layers have here, where they are empty
-            vae.to(torch.float32)
+            nn.Module.to(vae, torch.float32)
             try:
                 return vae.decode(x0.to(device).float(), return_dict=False)[0]
             finally:
-                vae.to(torch.float16)
+                nn.Module.to(vae, torch.float16)
         weights = {f"vae.{name}": value.float() for name, value in vae.state_dict().items()}
         return functional_call(_Decoder(vae), weights, (x0.to(device).float(),))
     return vae.decode(x0.to(device, parameter.dtype), return_dict=False)[0].float()

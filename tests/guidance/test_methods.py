@@ -84,7 +84,7 @@ def test_the_stale_difference_is_kept_from_the_step_that_agreed():
 
 def test_stale_with_an_unreachable_threshold_is_what_is_inside():
     cosines = [0.5, 0.999, 0.9999, 0.3]
-    assert agreeing(CFG(3, reference=Stale(2)), cosines) == agreeing(CFG(3), cosines)
+    assert agreeing(CFG(3, reference=Stale(1)), cosines) == agreeing(CFG(3), cosines)
 
 
 def test_stale_keeps_images_apart():
