@@ -108,7 +108,7 @@ def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, of (B, ..., H, W)."""
     flat = image.flatten(0, -3).unsqueeze(1)
     resized = interpolate(flat, size=list(size), mode="bilinear", align_corners=False)
-    return resized.view(*image.shape[:-2], *size)
+    return resized.reshape(*image.shape[:-2], *size)
 
 
 def _blurred(image: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from torch import Tensor
 
@@ -47,14 +47,14 @@ class Guider(Stored):
             raise ValueError("terms are added first: write (a + b) | post, not (a | post) + b")
         return Sum(self.terms + other.terms)
 
-    def __radd__(self, other: object) -> Guider:
+    def __radd__(self, other: int) -> Guider:
         if isinstance(other, int) and other == 0:  # where Python's sum() begins
             return self
         raise ValueError(
             f"{other!r} + {type(self).__name__}: allowed is another guider, such as CFG(5) + APG(3)"
         )
 
-    def __mul__(self, other: object) -> Guider:
+    def __mul__(self, other: object) -> NoReturn:
         raise ValueError(
             f"{type(self).__name__} times {other!r}: a guider's strength is its scale, such as "
             "CFG(10) in place of CFG(5)"
