@@ -56,7 +56,7 @@ class Adaptive(Gate):
     formula: ClassVar[str] = "w until cos(D_c, D_u) >= threshold, then 1"
 
     scale: Any = 7.5
-    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
+    threshold: Any = number(None, low=-1, high=1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
     save: float | None = number(None, low=0, high=0.5, open_ends=True, optional=True)
 
@@ -120,7 +120,7 @@ class Stale(Reference):
 
     formula: ClassVar[str] = "D_u, then D_c - (the last D_c - D_u)"
 
-    threshold: Any = number(None, low=-1, optional=True)  # noqa: RUF009
+    threshold: Any = number(None, low=-1, high=1, optional=True)  # noqa: RUF009
     space: str = choice("x0", "x0", "eps", "output")
     of: Reference = Negative()
     keep: str = choice("eps", "eps", "x0", "output")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import json
 import math
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -39,6 +42,34 @@ def reject(owner: object, name: str, value: object, allowed: str) -> ValueError:
     return ValueError(f"{who}: {name} is {shown}; allowed is {allowed}")
 
 
+# What Diffusers and the methods' authors call it.
+ELSEWHERE = {
+    "adaptive_projected_guidance_momentum": "momentum",
+    "adaptive_projected_guidance_rescale": "rescale",
+    "cfg_scale": "scale",
+    "guidance_rescale": "guider | Rescale(phi)",
+    "guidance_scale": "scale",
+    "norm_threshold": "rescale",
+    "parallel_weights": "parallel",
+    "start": "scale=Interval(scale, low, high)",
+    "stop": "scale=StepAG(scale, share)",
+}
+
+
+def no_setting(kind: type, name: str, value: object, known: Sequence[str]) -> str:
+    """The complaint of a setting that a class does not have, with the one that may be meant."""
+    here, near = ELSEWHERE.get(name), difflib.get_close_matches(name, known, n=1)
+    hint = ""
+    if here and (here in known or ("scale" in known and not here.isidentifier())):
+        hint = f"; in place of {name} use {here}"
+    elif near:
+        hint = f"; perhaps {near[0]} is meant"
+    return (
+        f"{kind.__name__} has no setting {name} (= {value!r}); allowed is one of its settings: "
+        f"{', '.join(known)}{hint}"
+    )
+
+
 def is_number(value: Any) -> bool:
     """Is it a finite real number, of Python or numpy?"""
     real = isinstance(value, Real) and not isinstance(value, bool)
@@ -61,6 +92,15 @@ class Config:
     formula: ClassVar[str] = ""  # in a line, for the table of methods
     first_order: ClassVar[bool] = False  # is it meant for solvers of first order alone?
     works_on: ClassVar[str] = ""  # what it is about: "x0", the network's "output", "any"
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """An empty one, if it has all of these settings."""
+        known = inspect.signature(cls.__init__).parameters
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in known.values()):
+            for name, value in settings.items():
+                if name not in known:
+                    raise TypeError(no_setting(cls, name, value, list(known)[1:]))
+        return super().__new__(cls)
 
     def __init_subclass__(cls) -> None:
         known = Config.registry.get(cls.__name__)
@@ -149,7 +189,7 @@ class Stored(Config):
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise reject(cls.__name__, "path", str(path), f"a JSON file ({error})") from None
         return cls.from_dict(data, functions=functions)
 
@@ -207,10 +247,7 @@ def build(kind: type[Config], settings: dict[str, Any]) -> Any:
     known = [field.name for field in fields_of(kind) if field.init]
     for name, value in settings.items():
         if name not in known:
-            allowed = "one of its settings: " + ", ".join(known)
-            raise ValueError(
-                f"{kind.__name__} has no setting {name} (= {value!r}); allowed is {allowed}"
-            )
+            raise ValueError(no_setting(kind, name, value, known))
     for field in fields_of(kind):
         none = field.default is field.default_factory is dataclasses.MISSING
         if none and field.init and field.name not in settings:

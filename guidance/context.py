@@ -31,6 +31,12 @@ class Context:
 
     prompts: Sequence[Any] = ()
 
+    @property
+    def seeds(self) -> Sequence[int]:
+        """For each image a number of 32 bits that follows from what it is drawn from, its generator
+        or latents, on any device; empty where that is not known."""
+        return ()
+
     def condition(self, prompt: Any) -> Condition:
         """Another prompt, or class, as the network is told it."""
         raise self._missing("another prompt")

@@ -137,7 +137,7 @@ class Denoiser:
                 "allowed after resolve(guider, profile, steps)"
             )
         self.batch = batch
-        self._diagnose, self._noise = diagnose, Noise()
+        self._diagnose, self._noise = diagnose, Noise(context)
         self._groups = []
         self._step: Step | None = None
         self._blank: set[int] = set()
@@ -313,7 +313,7 @@ class Denoiser:
         # Only gradients need the graph of this step; what others keep of it would keep all of it.
         graph = q.watch is None or self._outer
         positive = watched if graph else watched.detach()
-        agreement = torch.full((self.batch,), math.nan, device=q.x.device)
+        cosines: list[Tensor] = []
         checks = [
             (f"the network's {branch} prediction", answers.raw(branch)) for branch in answers.asked
         ]
@@ -321,7 +321,10 @@ class Denoiser:
         for group in self._groups:
             total: Tensor | None = None
             touched: set[int] = set()
+            unknown = torch.full((len(group.rows),), math.nan, device=q.x.device)
+            by_term: list[Tensor] = []
             for slot in group.slots:
+                by_term.append(unknown)
                 if not (active := slot.active):
                     continue
                 images = slot.images(active)
@@ -340,8 +343,8 @@ class Denoiser:
                     answer = answer if graph else answer.detach()
                     r = slot.term.reference.read(seen, p, answer, state)
                     slot.term.when.observe(seen, p, r, state)
-                    similarity = cosine(p.x0.detach(), r.x0.detach()).to(agreement.dtype)
-                    agreement = put(agreement, images, similarity)
+                    similar = cosine(p.x0.detach(), r.x0.detach()).to(unknown.dtype)
+                    by_term[-1] = put(unknown, active, similar)
                 scales = [slot.scale(i) for i in active]
                 delta = slot.term.delta(seen, p, r, per_image(scales, working(seen.x)), state)
                 if not isinstance(delta, Tensor) or delta.shape != p.output.shape:
@@ -355,6 +358,7 @@ class Denoiser:
                     total = delta.new_zeros((len(group.rows), *delta.shape[1:]))
                 total = put(total, active, take(total, active) + delta)
                 touched.update(active)
+            cosines.append(torch.stack(by_term, dim=1))
             if total is not None:
                 local = sorted(touched)
                 images = [group.rows[i] for i in local]
@@ -366,7 +370,7 @@ class Denoiser:
             blank = sorted(self._blank)
             output = put(output, blank, torch.zeros_like(take(output, blank)))
         self._watch(q.step, [*checks, ("the guided prediction", output)])
-        return Guided(output, positive, self._record(q, answers, output, agreement))
+        return Guided(output, positive, self._record(q, answers, output, cosines))
 
     def finish(self) -> None:
         """Look at the numbers of the evaluation before.
@@ -402,7 +406,7 @@ class Denoiser:
             for row in group.rows
         }
 
-    def _record(self, q: Query, answers: Answers, output: Tensor, agreement: Tensor) -> Record:
+    def _record(self, q: Query, answers: Answers, output: Tensor, cosines: list[Tensor]) -> Record:
         scales = [
             tuple(slot.scale(i) for slot in group.slots)
             for group in self._groups
@@ -418,7 +422,7 @@ class Denoiser:
             sum(i in paid for paid in self._paid.values()) + self._again.count(i) for i in everyone
         ]
         return Record(
-            q.step.index, q.step.stage, q.step.sigma, scales, evaluations, agreement,
+            q.step.index, q.step.stage, q.step.sigma, scales, evaluations, cosines,
             [image in acting for image in everyone], diagnosis,
         )  # fmt: skip
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import interpolate
 
 from .apg import parallel
 from .config import is_number, number, reject
@@ -16,6 +17,8 @@ from .reference import Negative, Reference
 from .state import Rows
 from .types import Prediction, Query
 
+BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+
 
 @dataclass(frozen=True)
 class FDG(Term):
@@ -23,16 +26,21 @@ class FDG(Term):
 
     arXiv:2506.19713: a Laplacian pyramid of the predictions, guided level by level. It is linear,
     so that ``x0 = D_c + sum_k (scale_k - 1) * band_k(D_c - D_u)``; with equal scales it is CFG. The
-    paper's scales for SDXL are 10 for the high and 5 for the low frequencies.
+    paper's scales for SDXL are 10 for the high and 5 for the low frequencies. The pyramid is the
+    usual one (Burt & Adelson 1983, as in kornia): on the way down blurred by five binomial weights
+    and halved, on the way up doubled and blurred again, edges by reflection.
 
     Attributes:
         scale: of the highest frequencies.
         shares: for each band from high to low frequencies the share of ``scale - 1``; 10 and 5 are
             ``(1, 4/9)``. As many bands as shares; each halves the resolution.
-        parallel: weight of the part of each band along D_c's own.
+        parallel: weight of the part of each band along D_c's own. With 1 the difference of the
+            network's outputs is all that counts; with another, the bands are those of x0.
     """
 
-    formula: ClassVar[str] = "D_c + sum_k (w_k - 1) band_k(D_c - D_u)"
+    formula: ClassVar[str] = (
+        "D_c + sum_k (w_k - 1) band_k(D_c - D_u); with parallel not 1 in x0, along band_k(D_c)"
+    )
     works_on: ClassVar[str] = "any"
 
     scale: Any = 10.0
@@ -87,18 +95,33 @@ def collapse(bands: list[Tensor]) -> Tensor:
 
 
 def _down(image: Tensor) -> Tensor:
-    """Half the resolution: blurred by binomial weights of five, then bilinear."""
-    flat = image.flatten(0, -3).unsqueeze(1)
-    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=flat.dtype, device=flat.device) / 16
-    padded = pad(flat, (2, 2, 2, 2), mode="replicate")
-    blurred = conv2d(padded, torch.outer(line, line)[None, None])
-    size = [max(1, side // 2) for side in image.shape[-2:]]
-    small = interpolate(blurred, size=size, mode="bilinear", align_corners=False)
-    return small.view(*image.shape[:-2], *size)
+    """Half the resolution, blurred before."""
+    return _resized(_blurred(image), [max(1, side // 2) for side in image.shape[-2:]])
 
 
 def _up(image: Tensor, like: Tensor) -> Tensor:
-    """At the resolution of ``like``, bilinearly."""
+    """At the resolution of ``like``, blurred after."""
+    return _blurred(_resized(image, like.shape[-2:]))
+
+
+def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, of (B, ..., H, W)."""
     flat = image.flatten(0, -3).unsqueeze(1)
-    large = interpolate(flat, size=like.shape[-2:], mode="bilinear", align_corners=False)
-    return large.view(*image.shape[:-2], *like.shape[-2:])
+    resized = interpolate(flat, size=list(size), mode="bilinear", align_corners=False)
+    return resized.reshape(*image.shape[:-2], *size)
+
+
+def _blurred(image: Tensor) -> Tensor:
+    """By binomial weights along both sides, reflected at the edges.
+
+    A sum of shifted images and no convolution, which a GPU may round to TF32.
+    """
+    for dim in (-2, -1):
+        side = image.shape[dim]
+        period = max(1, 2 * (side - 1))
+        there = torch.arange(-2, side + 2, device=image.device) % period
+        padded = image.index_select(dim, torch.minimum(there, period - there))
+        image = torch.zeros_like(image)
+        for shift, weight in enumerate(BINOMIAL):
+            image = image + weight * padded.narrow(dim, shift, side)
+    return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -58,6 +59,14 @@ class Interval(Gate):
             raise reject(self, "keep", self.keep, "None beside low and high")
         if self.high is not None and self.high <= self.low:
             raise reject(self, "high", self.high, f"a number above low (= {self.low:g}) or None")
+        inner = self.scale
+        while isinstance(inner, Gate):
+            if isinstance(inner, Interval):
+                low, high = max(self.low, inner.low), min(map(_upper, (self, inner)))
+                if low >= high:
+                    allowed = f"an interval that overlaps with ({self.low:g}, {_upper(self):g}]"
+                    raise reject(self, "scale", str(inner), allowed)
+            inner = inner.scale
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other settings; bounds and ``keep`` take each other's place."""
@@ -78,8 +87,11 @@ class Interval(Gate):
     def __str__(self) -> str:
         if self.keep is not None:
             return f"{self.scale} where it has {100 * self.keep:g} % of its effect"
-        high = "inf" if self.high is None else f"{self.high:g}"
-        return f"{self.scale} for sigma in ({self.low:g}, {high}]"
+        return f"{self.scale} for sigma in ({self.low:g}, {_upper(self):g}]"
+
+
+def _upper(interval: Interval) -> float:
+    return math.inf if interval.high is None else interval.high
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .config import choice, number, reject
 from .context import Condition
 from .reference import Asked, Branch, Follow, Reference
 from .state import Rows, State
-from .types import Prediction, Query, Step
+from .types import Prediction, Query, Step, wide
 
 ANOTHER = Branch(Condition("another prompt"))
 
@@ -152,7 +152,7 @@ class Confusion(Reference):
                 f"Confusion: the classifier gave {what}; allowed are logits of shape "
                 f"{(len(seen), len(every))}, images by prompts"
             )
-        logits = logits.double() / self.temperature
+        logits = wide(logits) / self.temperature
         # Other images' prompts are not for this one to be confused with.
         mine = [[one in self.prompts or one == own for one in every] for own in prompts]
         logits = logits.where(torch.tensor(mine, device=logits.device), -torch.inf)
@@ -164,11 +164,11 @@ class Confusion(Reference):
         others, mistaken = p.scatter(1, own[:, None], -1.0).max(dim=1)
         gain = {
             "confusion": 1 - right,
-            "ratio": others / (right + others).clamp_min(1e-300),
+            "ratio": others / (right + others).clamp_min(torch.finfo(p.dtype).tiny),
             "margin": ((self.threshold - right) / max(self.threshold, 1e-12)).clamp(0, 1),
             "one": torch.ones_like(right),
         }[self.gain]
-        state.set("mistaken", mistaken.double())
+        state.set("mistaken", wide(mistaken))
         state.set("gain", torch.where(right < self.threshold, gain, 0.0))
 
     def to_dict(self) -> Any:

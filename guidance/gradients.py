@@ -13,7 +13,7 @@ from .guider import Gradient
 from .state import Rows
 from .types import Prediction, Query, differentiable, dot, expand, leaf_of, working
 
-LARGEST = 100.0  # of sigma / alpha: flows begin at an alpha of 0, or of a millionth
+LARGEST = 100.0  # of sigma / alpha, in sigma^2 / alpha: flows begin at an alpha of 0 or nearly so
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class ClassifierGuidance(Gradient):
     """Classifier guidance by a classifier of noisy images: ``eps - scale * sigma * grad_x log p``.
 
     Dhariwal & Nichol 2021 (arXiv:2105.05233, algorithm 2, the DDIM form), as a change of the clean
-    image: ``x0 = D + sigma^2 / alpha * scale * grad_x log p(y | x)`` with x as the network sees it.
+    image: ``x0 = D + sigma^2 / alpha * scale * grad_x log p(y | x)`` with x as the network sees it,
+    where ``sigma / alpha`` counts as at most 100: it is infinite where a flow begins.
     The network is not differentiated, only the classifier.
 
     Attributes:
@@ -30,7 +31,7 @@ class ClassifierGuidance(Gradient):
             ``step.level``, and what each image is asked to be, to the log-probability of that.
     """
 
-    formula: ClassVar[str] = "D + s sigma^2 / alpha grad_x log p(y | x)"
+    formula: ClassVar[str] = "D + s sigma min(sigma / alpha, 100) grad_x log p(y | x)"
     works_on: ClassVar[str] = "x"
 
     scale: Any = 1.0
@@ -63,7 +64,8 @@ class RewardGuidance(Gradient):
 
     Through the network it is the forward part of universal guidance (Bansal et al. 2023,
     arXiv:2302.07121, equation 6), with an off-the-shelf classifier's log-probability as reward:
-    ``x0 = D + sigma^2 / alpha * scale * grad_x r(D(x))``. Through x0 alone it is MPGD (He et al.
+    ``x0 = D + sigma^2 / alpha * scale * grad_x r(D(x))``, where ``sigma / alpha`` counts as at most
+    100: it is infinite where a flow begins. Through x0 alone it is MPGD (He et al.
     2023, arXiv:2311.16424, algorithm 1): ``x0 = D + scale * grad_D r(D)``, with no backpropagation
     through the network.
 
@@ -83,7 +85,9 @@ class RewardGuidance(Gradient):
         low, high: bounds of the ratio to the norm of the other terms' change; None is as it comes.
     """
 
-    formula: ClassVar[str] = "D + s sigma^2 / alpha grad_x r(D(x)), or D + s grad_D r(D)"
+    formula: ClassVar[str] = (
+        "D + s sigma min(sigma / alpha, 100) grad_x r(D(x)), or D + s grad_D r(D)"
+    )
     works_on: ClassVar[str] = "x0"
 
     scale: Any = 1.0
@@ -167,5 +171,5 @@ def checked(owner: object, value: Any, images: int) -> Tensor:
 
 
 def _in_x0(q: Query, gradient: Tensor) -> Tensor:
-    """The change of x0 that a gradient by x means, ``sigma^2 / alpha`` times it."""
+    """The change of x0 that a gradient by x means, ``sigma * min(sigma / alpha, 100)`` times it."""
     return gradient * (q.step.level.sigma * min(q.step.sigma, LARGEST))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from torch import Tensor
 
@@ -39,17 +39,42 @@ class Guider(Stored):
         if isinstance(other, (Post, Prepare)):
             raise ValueError(f"what acts on the sum is joined with |: a | {type(other).__name__}()")
         if not isinstance(other, Guider):
-            return NotImplemented
+            raise ValueError(
+                f"{type(self).__name__} + {other!r}: allowed is another guider, such as "
+                "CFG(5) + APG(3)"
+            )
         if any(guider.posts or guider.prepares for guider in (self, other)):
             raise ValueError("terms are added first: write (a + b) | post, not (a | post) + b")
         return Sum(self.terms + other.terms)
+
+    def __radd__(self, other: int) -> Guider:
+        if isinstance(other, int) and other == 0:  # where Python's sum() begins
+            return self
+        raise ValueError(
+            f"{other!r} + {type(self).__name__}: allowed is another guider, such as CFG(5) + APG(3)"
+        )
+
+    def __mul__(self, other: object) -> NoReturn:
+        raise ValueError(
+            f"{type(self).__name__} times {other!r}: a guider's strength is its scale, such as "
+            "CFG(10) in place of CFG(5)"
+        )
+
+    __rmul__ = __mul__
 
     def __or__(self, other: Post | Prepare) -> Sum:
         if isinstance(other, Scale):
             name = type(other).__name__
             raise ValueError(f"a scale belongs inside its method: {type(self).__name__}({name}())")
+        if isinstance(other, Guider):
+            raise ValueError(
+                f"guiders are added with +: {type(self).__name__} + {type(other).__name__}"
+            )
         if not isinstance(other, (Post, Prepare)):
-            return NotImplemented
+            raise ValueError(
+                f"{type(self).__name__} | {other!r}: allowed is what acts on the result or before, "
+                "such as CFG(5) | Rescale(0.7)"
+            )
         return Sum(self.terms, (*self.prepares, *self.posts, other))
 
     def __str__(self) -> str:
@@ -108,8 +133,9 @@ class Term(Guider):
 class Gradient(Term):
     """Base of the terms that follow the gradient of a score instead of a second prediction.
 
-    ``x0 = positive + sigma^2 / alpha * scale * grad_x log p``, for a scale of 0 nothing. They are
-    computed after the other terms, and ``reference`` is the prediction as those have it.
+    ``x0 = positive + sigma * min(sigma / alpha, 100) * scale * grad_x log p``, for a scale of 0
+    nothing. They are computed after the other terms, and ``reference`` is the prediction as those
+    have it.
     """
 
     reference: ClassVar[None] = None  # type: ignore[misc]

@@ -37,7 +37,8 @@ class MagnitudeAware(Term):
         self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
     ) -> Tensor:
         c, u = working(positive.output), reference.output_as(positive.readout)
-        tiny = torch.finfo(torch.float64 if c.device.type != "mps" else torch.float32).tiny
-        ratio = (dot(c - u, c - u) / dot(u, u).clamp_min(tiny)).clamp_min(tiny).sqrt()
+        gap, length = dot(c - u, c - u), dot(u, u)
+        tiny = torch.finfo(gap.dtype).tiny
+        ratio = (gap / length.clamp_min(tiny)).clamp_min(tiny).sqrt()
         damping = expand(torch.exp(-self.alpha * ratio), c)
         return positive.readout.gain * (scale - 1) * damping * (c - u)

@@ -78,14 +78,15 @@ class Record:
     sigma: float
     scales: list[tuple[float, ...]]
     evaluations: list[int]
-    _cosine: Tensor = field(repr=False)
+    _cosines: list[Tensor] = field(repr=False)  # of each guider (its images, its terms)
     _guided: list[bool] = field(repr=False)
     diagnosis: Diagnosis | None = None
 
     @property
-    def cosine(self) -> list[float]:
-        """For each image the cosine of both predictions in x0; nan where it was not guided."""
-        return self._cosine.tolist()
+    def cosines(self) -> list[tuple[float, ...]]:
+        """For each image and each term of its guider, as in ``scales``, the cosine in x0 of the
+        positive prediction and the term's reference; nan where the term did not act or has none."""
+        return [tuple(image) for guider in self._cosines for image in guider.tolist()]
 
     @property
     def skipped(self) -> list[int]:

@@ -142,7 +142,8 @@ class WeakModel(Reference):
     Attributes:
         model: a network (or a function) with the call signature of the pipeline's denoiser; or, to
             be stored as JSON, the name of one that ships (``"emoji-weak"``), a folder or a Hub id,
-            of the class of the pipeline's denoiser or a relative.
+            of the class of the pipeline's denoiser or a relative. A network is asked in its own
+            type of numbers, on the pipeline's device.
         prediction_type: of its output, where it differs from the pipeline's.
     """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .config import number, reject
 from .guider import Post
-from .types import Prediction, Query, dot, expand, working
+from .types import Prediction, Query, dot, expand, wide, working
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class EnergyPreserving(Post):
     def _energy(self, x0: Tensor) -> Tensor:
         if (self.low, self.high) == (0, 100):
             return dot(x0, x0)
-        squares = x0.double().square().flatten(1)
+        squares = wide(x0).square().flatten(1)
         ends = torch.tensor([self.low, self.high], dtype=squares.dtype, device=x0.device) / 100
         low, high = squares.quantile(ends, dim=1).unsqueeze(2)
         return torch.where((squares >= low) & (squares <= high), squares, 0).sum(dim=1)

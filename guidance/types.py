@@ -209,8 +209,12 @@ def per_image(values: Sequence[float], like: Tensor) -> Tensor:
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The scalar product over all but the batch dimension, (B,) in float64 where there is one."""
-    wide = torch.float32 if a.device.type == "mps" else torch.float64
-    return (a.to(wide) * b.to(wide)).flatten(1).sum(dim=1)
+    return (wide(a) * wide(b)).flatten(1).sum(dim=1)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float64, or float32 on devices that have no more."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 
 from .form import Form
 
-# These keep each forward's state under its own name, which two-pass pipelines give them.
-BY_CONTEXT = ("FirstBlockCacheConfig", "MagCacheConfig")
+# It keeps each forward's state under its own name, which two-pass pipelines give it, and compares
+# with the last forward of that name, whenever that was. (MagCache has names as well, but counts the
+# forwards of each to know which step it is at, so that none may be left out.)
+BY_CONTEXT = ("FirstBlockCacheConfig",)
 
 
 def needs_every_row(network: Any, form: Form | None) -> str:

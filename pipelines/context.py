@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..guidance import Condition, Context
+from ..guidance.noise import checksum
 from .classifiers import load_classifier
 from .inputs import Inputs
 from .pictures import decode
@@ -45,6 +46,8 @@ class PipelineContext(Context):
         self._conditions: dict[Any, Condition] = {}
         self._asked: dict[str, Any] = {}
         self._own: list[Any] = []
+        self._batch = 0
+        self._generators: list[int] = []  # as they are before the run
         self._rewards = _REWARDS.setdefault(pipe, {})
         self._classifiers: dict[Any, Callable[[Tensor], Tensor]] = {}
 
@@ -60,6 +63,8 @@ class PipelineContext(Context):
         name, self._own = _prompts(asked)
         self._asked, self._conditions, self.prompts = asked, {}, ()
         self._classifiers = {}
+        generators = asked.get("generator")
+        self._generators = [checksum(generator.get_state()) for generator in _listed(generators)]
         if not prompts:
             return
         if name is None:
@@ -74,8 +79,18 @@ class PipelineContext(Context):
 
     def spread(self, batch: int) -> None:
         """Of a run of ``batch`` images each one's prompt is known now."""
+        self._batch = batch
         copies, rest = divmod(batch, max(1, len(self._own)))
         self.prompts = [] if rest else [prompt for prompt in self._own for _ in range(copies)]
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        latents, generators, batch = self._asked.get("latents"), self._generators, self._batch
+        if isinstance(latents, Tensor) and len(latents) == batch:
+            return [checksum(image.float()) for image in latents]
+        if len(generators) == 1:  # which draws one image after the other
+            return [(generators[0] + image) % 2**32 for image in range(batch)]
+        return generators if len(generators) == batch else []
 
     def condition(self, prompt: Any) -> Condition:
         return self._conditions[prompt]
@@ -143,6 +158,12 @@ class PipelineContext(Context):
                 "prompt; the guider's own prompts do not work with it"
             )
         return inputs
+
+
+def _listed(generators: Any) -> list[torch.Generator]:
+    """The generators of a call, of which there may be one, one for each image, or none."""
+    several = generators if isinstance(generators, (list, tuple)) else [generators]
+    return [one for one in several if isinstance(one, torch.Generator)]
 
 
 def _is_of_images(name: str, value: Any, count: int) -> bool:

@@ -5,18 +5,33 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guidance import NEGATIVE, Gate, Guider, Profile, Record, Step, foresee, intents, resolve
+from ..guidance import (
+    NEGATIVE,
+    Constant,
+    Gate,
+    Guider,
+    PerImage,
+    Profile,
+    Record,
+    Step,
+    Term,
+    foresee,
+    intents,
+    resolve,
+)
+from ..guidance.config import reject
 from ..samplers import SADA, check_solver, is_first_order, is_supported, read_level, steps_ahead
 from .cache import needs_every_row
 from .context import Captured, PipelineContext
@@ -60,7 +75,7 @@ class Call:
 
 
 class Attachment:
-    """A guider on a pipeline, as ``guided`` yields it.
+    """A guider on a pipeline: what ``guided`` makes, and its ``with`` gives.
 
     Attributes:
         calls: one ``Call`` for each call of the pipeline since it was attached.
@@ -94,6 +109,32 @@ class Attachment:
         self._latents: torch.Size | None = None
         self._running = False
         self._said: set[str] = set()
+        self._thread: int | None = None  # that of the ``with``
+
+    def __enter__(self) -> Self:
+        self._thread = threading.get_ident()
+        if any(map(is_swapped, (self._pipe, *self._parts.values()))):
+            raise RuntimeError(
+                f"a guider is attached to this {self._name}, or to one that shares its parts, "
+                "already; leave its `with` first, or add the guiders: `CFG(5) + APG(3)`"
+            )
+        try:
+            self.attach()
+        except BaseException:
+            self.detach()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def __del__(self) -> None:
+        if getattr(self, "_thread", 0) is None and not sys.is_finalizing():
+            warnings.warn(
+                "guided(pipe, guider) was never entered, so that nothing was guided; write "
+                "`with guided(pipe, guider) as run:`",
+                stacklevel=2,
+            )
 
     @property
     def last(self) -> Call:
@@ -128,26 +169,51 @@ class Attachment:
         lines.append(f"{'step':>4} {'sigma':>8}  {'scale':>18}  {'cosine':>9}  evaluations")
         for record in self.records:
             shown = sorted({"+".join(f"{s:g}" for s in scales) for scales in record.scales})
-            cosines = [value for value in record.cosine if value == value]
-            cosine = f"{sum(cosines) / len(cosines):.5f}" if cosines else "-"
+            cosines = " ".join(map(_mean, zip_longest(*record.cosines)))
             lines.append(
-                f"{record.index:>4} {record.sigma:>8.3f}  {', '.join(shown):>18}  {cosine:>9}  "
+                f"{record.index:>4} {record.sigma:>8.3f}  {', '.join(shown):>18}  {cosines:>9}  "
                 f"{sum(record.evaluations)} for {len(record.evaluations)}"
             )
         return "\n".join(lines)
 
     def attach(self) -> None:
-        methods = {"__call__": self._call}
+        methods: dict[str, Callable[..., Any]] = {"__call__": self._call}
         if hasattr(self._pipe, "prepare_latents"):
             methods["prepare_latents"] = self._prepare
-        swap(self._pipe, methods)
+        self._swap(self._pipe, methods)
         for name, part in self._parts.items():
             if name == "scheduler":
-                swap(part, {"set_timesteps": self._begin, "step": self._commit})
+                self._swap(part, {"set_timesteps": self._begin, "step": self._commit})
             elif name == "controlnet":
-                swap(part, {"__call__": self._control})
+                self._swap(part, {"__call__": self._control})
             else:
-                swap(part, {"__call__": self._evaluate})
+                self._swap(part, {"__call__": self._evaluate})
+
+    def _swap(self, target: Any, methods: dict[str, Callable[..., Any]]) -> None:
+        """``swap``, for the thread of the ``with`` alone."""
+        kind = type(target).__name__
+
+        def here(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if threading.get_ident() != self._thread:
+                    raise RuntimeError(
+                        f"this {kind} was called from another thread than the `with guided(...)` "
+                        f"that guides its {self._name}; allowed is the thread of the `with`, or a "
+                        "pipeline of its own, with its own parts, for each thread"
+                    )
+                return method(*args, **kwargs)
+
+            return call
+
+        if patched := sorted(
+            vars(target).keys() & methods.keys() - {"__call__", "prepare_latents"}
+        ):
+            raise ValueError(
+                f"the {kind} of {self._name} has a {patched[0]} of its own, set on the object, "
+                "which hides it from the guider; allowed is a subclass, or setting it inside the "
+                "`with guided(...)`"
+            )
+        swap(target, {name: here(method) for name, method in methods.items()})
 
     def detach(self) -> None:
         for target in (self._pipe, *self._parts.values()):
@@ -155,6 +221,11 @@ class Attachment:
 
     def _call(self, original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's ``__call__``: only what happens within is guided."""
+        if self._running or self._capturing:
+            raise RuntimeError(
+                f"this {self._name} was called within its own call, from a callback perhaps; "
+                "allowed is one call after the other while a guider is attached"
+            )
         if self._gradients:
             original = inspect.unwrap(original)  # without its torch.no_grad()
         there = parts_of(pipe)
@@ -182,9 +253,9 @@ class Attachment:
             result = original(pipe, *args, **kwargs)
             if self._run is not None:
                 self._run.finish()
-            if self.last.records and not self._quiet:
-                self._say_if_never_confused()
-            if not self.last.records:
+            if self.last.records:
+                self._say_if_never_guided()
+            else:
                 raise RuntimeError(
                     f"{self._name} did not evaluate its denoiser and step its scheduler in a way "
                     "that can be guided"
@@ -193,18 +264,31 @@ class Attachment:
         finally:
             self._running, self._run = False, None
 
-    def _say_if_never_confused(self) -> None:
-        """A classifier that was always sure is easily taken for a guider that does not work."""
+    def _say_if_never_guided(self) -> None:
+        """A guider that found nothing to do is easily taken for one that does not work."""
+        complete = len(self.records) == len(self.last.steps)
+        if not complete or any(len(r.skipped) < len(r.evaluations) for r in self.records):
+            return
+        references = [term.reference for term in self._terms]
+        if any(reference is not None and reference.needs_positive for reference in references):
+            if not self._quiet:
+                self._say(f"{_title(self._guider)}: no image was confused, so none was guided")
+        elif not all(map(_is_off, self._terms)) and "never guided" not in self._said:
+            self._said.add("never guided")
+            levels = [record.sigma for record in self.records]
+            self._say_warning(
+                f"{_title(self._guider)} guided no image at any step (sigma went from "
+                f"{levels[0]:.4g} to {levels[-1]:.4g})"
+            )
+
+    @property
+    def _terms(self) -> list[Term]:
         guiders = [self._guider] if isinstance(self._guider, Guider) else self._guider
-        references = [term.reference for guider in guiders for term in guider.terms]
-        asks = any(reference is not None and reference.needs_positive for reference in references)
-        if asks and all(len(r.skipped) == len(r.evaluations) for r in self.records):
-            self._say(f"{_title(self._guider)}: no image was confused, so none was guided")
+        return [term for guider in guiders for term in guider.terms]
 
     def _prepare_context(self, call: Any) -> None:
         """Learn how the network is told the prompts that the guider may ask for."""
-        guiders = [self._guider] if isinstance(self._guider, Guider) else self._guider
-        references = [term.reference for guider in guiders for term in guider.terms]
+        references = [term.reference for term in self._terms]
         prompts = [p for r in references if r is not None for p in r.prompts]
         self._capturing = True
         try:
@@ -363,11 +447,8 @@ class Attachment:
                 f"{given[0]} has no effect: {_title(self._guider)} never asks for the negative "
                 "branch"
             )
-        guiders = [self._guider] if isinstance(self._guider, Guider) else self._guider
-        for term in (term for guider in guiders for term in guider.terms):
-            scale: Any = term.when
-            while isinstance(scale, Gate):
-                scale = scale.scale
+        for term in self._terms:
+            scale = _ungated(term)
             if (term.first_order or scale.first_order) and not is_first_order(self._scheduler):
                 self._say_warning(
                     f"{term} is meant for solvers of first order, such as DDIM, Euler or "
@@ -427,7 +508,6 @@ class Attachment:
         return type(self._pipe).__name__
 
 
-@contextmanager
 def guided(
     pipe: Any,
     guider: Guider | Sequence[Guider],
@@ -437,11 +517,14 @@ def guided(
     gradients: bool = False,
     accelerate: SADA | None = None,
     profile: Profile | str | Path | None = None,
-) -> Iterator[Attachment]:
+) -> Attachment:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
 
     The guider's scale wins; the pipeline's own ``guidance_scale`` only switches its negative branch
     on or off. Afterwards the pipeline is as it was, also after an exception.
+
+    The pipeline belongs to the thread of the ``with`` meanwhile: a call from another one, of it or
+    of another pipeline that shares its denoiser or its scheduler, is an error.
 
     Args:
         pipe: a Diffusers pipeline, see the list in the documentation. One of a class that is not
@@ -456,22 +539,25 @@ def guided(
         profile: of this pipeline, or the path of its file, by which a guider's intent becomes
             numbers when a run begins; the shipped ones are found without it.
 
-    Yields:
-        The ``Attachment``: evaluations and records of each call.
+    Returns:
+        The ``Attachment``, for a ``with``: evaluations and records of each call.
 
     Raises:
         ValueError: the pipeline or its scheduler is not supported, ``guider`` is not a guider, or
             it has an intent for which there is no profile.
-        RuntimeError: a guider is attached already.
+        RuntimeError: a guider is attached already; a call came from another thread.
     """
+    if isinstance(pipe, Guider) and not isinstance(guider, Guider):
+        raise ValueError(
+            f"guided({type(pipe).__name__}, {type(guider).__name__}): the pipeline comes first; "
+            "write guided(pipe, guider)"
+        )
     if is_guider := isinstance(guider, Guider):
         several: list[Any] = [guider]
     else:
         several = list(guider) if isinstance(guider, (list, tuple)) else [guider]
     if not several or not all(isinstance(one, Guider) for one in several):
-        raise ValueError(
-            f"guider is {guider!r}; allowed is a Guider such as CFG(7.5), or a list of them"
-        )
+        raise reject("guided", "guider", guider, "a Guider such as CFG(7.5), or a list of them")
     if accelerate is not None and not isinstance(accelerate, SADA):
         raise ValueError(f"accelerate is {accelerate!r}; allowed is SADA() or None")
     if isinstance(profile, (str, Path)):
@@ -485,21 +571,11 @@ def guided(
     parts = parts_of(pipe)
     if not is_supported(parts["scheduler"]):
         read_level(parts["scheduler"], 0)  # raises, with the list of what is supported
-    if any(map(is_swapped, (pipe, *parts.values()))):
-        raise RuntimeError(
-            f"a guider is attached to this {type(pipe).__name__}, or to one that shares its parts, "
-            "already; leave its `with` first, or add the guiders: `CFG(5) + APG(3)`"
-        )
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
-    attachment = Attachment(
+    return Attachment(
         pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate, profile
     )
-    try:
-        attachment.attach()
-        yield attachment
-    finally:
-        attachment.detach()
 
 
 def parts_of(pipe: Any) -> dict[str, Any]:
@@ -520,6 +596,28 @@ def parts_of(pipe: Any) -> dict[str, Any]:
             f"and a denoiser ({', '.join(DENOISERS)})"
         )
     return {"scheduler": scheduler, **parts}
+
+
+def _ungated(term: Term) -> Any:
+    """A term's scale without the gates around it."""
+    scale: Any = term.when
+    while isinstance(scale, Gate):
+        scale = scale.scale
+    return scale
+
+
+def _is_off(term: Term) -> bool:
+    """Was it told to do nothing, by a scale that is off at every step?"""
+    scale = _ungated(term)
+    if isinstance(scale, PerImage):
+        return all(value == term.off for value in scale.scales)
+    return isinstance(scale, Constant) and scale.scale == term.off
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    """Of the images that were guided."""
+    known = [value for value in values if value is not None and value == value]
+    return f"{sum(known) / len(known):.5f}" if known else "-"
 
 
 def _title(guider: Guider | Sequence[Guider]) -> str:

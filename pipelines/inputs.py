@@ -61,6 +61,26 @@ class Inputs:
         args, kwargs = choose((self.args, self.kwargs), rows, self.rows)
         return Inputs(args, kwargs)
 
+    def cast(self, dtype: torch.dtype) -> Inputs:
+        """The same in another type: all that is of the latents' own, but times and positions."""
+        own = self.x.dtype
+        if own == dtype:
+            return self
+
+        def visit(value: Any, name: str = "") -> Any:
+            if name in (*TIMES, *SHARED):
+                return value
+            if isinstance(value, Tensor):
+                return value.to(dtype) if value.dtype == own else value
+            if isinstance(value, dict):
+                return {key: visit(item, key) for key, item in value.items()}
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(visit, value))
+            return value
+
+        args = tuple(a if position == 1 else visit(a) for position, a in enumerate(self.args))
+        return Inputs(args, visit(self.kwargs))
+
     def differentiable(self, x: Tensor) -> Inputs:
         """The same with other latents, and nothing in it that autograd refuses to save."""
         args, kwargs = _normal((self.args, self.kwargs))

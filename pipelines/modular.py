@@ -38,7 +38,7 @@ from ..guidance.config import reject
 from ..guidance.state import Rows
 from ..samplers import readout_at, steps_ahead
 from .inputs import Inputs, crop
-from .networks import load_network
+from .networks import second_network
 from .perturb import changed
 from .swap import restore, swap
 from .turn import common_shape
@@ -165,7 +165,7 @@ class DiffusersGuidance(BaseGuidance):
             inputs = Inputs(args, kwargs)
             if self._x is None:
                 self._x = inputs.x
-            model = load_network(branch.model, network)
+            model = second_network(branch.model, network, inputs.x)
             answer = functools.partial(original, network) if model is None else model
             with changed(network, branch.change, inputs):
                 return answer(*args, **kwargs)

@@ -32,7 +32,9 @@ def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None =
         raise _cannot(pipe, f"its latents have {x0.dim()} dimensions")
     config, parameter = vae.config, next(vae.parameters())
     hook = getattr(vae, "_hf_hook", None)  # an offloaded one is moved when it is called
-    device = getattr(hook, "execution_device", None) or parameter.device
+    brought = parameter.device.type == "meta"  # layer by layer, as each is called
+    there = x0.device if brought else parameter.device
+    device = getattr(hook, "execution_device", None) or there
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     scaling = getattr(config, "scaling_factor", 1.0) or 1.0
     if mean is not None and std is not None:
@@ -42,6 +44,12 @@ def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None =
     else:
         x0 = x0 / scaling + (getattr(config, "shift_factor", 0.0) or 0.0)
     if parameter.dtype == torch.float16 and getattr(config, "force_upcast", False):
+        if brought:  # in the type that the layers have here, where they are empty
+            nn.Module.to(vae, torch.float32)
+            try:
+                return vae.decode(x0.to(device).float(), return_dict=False)[0]
+            finally:
+                nn.Module.to(vae, torch.float16)
         weights = {f"vae.{name}": value.float() for name, value in vae.state_dict().items()}
         return functional_call(_Decoder(vae), weights, (x0.to(device).float(),))
     return vae.decode(x0.to(device, parameter.dtype), return_dict=False)[0].float()

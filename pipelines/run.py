@@ -29,12 +29,13 @@ from ..guidance import (
     Record,
     Step,
 )
+from ..guidance.reference import name_of
 from ..guidance.types import Watch, differentiable, leaf_of, put, take
 from ..samplers import SADA, Accelerated, readout_at
 from .form import Form
 from .inputs import Inputs, crop
 from .learn import combination, error, sign_of, tolerance
-from .networks import load_network
+from .networks import second_network
 from .turn import (
     Forward,
     Turn,
@@ -311,7 +312,7 @@ class Run:
             with differentiable():
                 part = part.differentiable(take(leaf, wanted[POSITIVE]))
         model, change = group[0].model, group[0].change
-        other = load_network(model, turn.network)
+        other = second_network(model, turn.network, x)
         assert turn.forward is not None
         own = turn.forward if other is None else other
         answer = functools.partial(with_change, turn.network, change, own)
@@ -334,6 +335,11 @@ class Run:
                     whole = whole.float()
                 q = turn.q.rows(images)
                 mine = crop(whole, q.x.shape[1:])
+            if mine.shape != q.x.shape:
+                raise ValueError(
+                    f"WeakModel: {name_of(model)} answers with the shape {tuple(whole.shape)}; "
+                    f"allowed is that of the latents, {tuple(q.x.shape)}"
+                )
             if branch == POSITIVE:
                 turn.whole = whole.detach() if leaf is not None and leaf is not x else whole
             readout = self._readout(branch.prediction_type, turn.step, form)

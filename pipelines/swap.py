@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 MARK = "_guiders_original_class"
 
 
@@ -21,6 +23,8 @@ def swap(target: Any, methods: dict[str, Callable[..., Any]]) -> None:
 
     def bind(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         before = getattr(original, name)
+        if isinstance(target, nn.Module):
+            before = _as_itself(before, original)
 
         @functools.wraps(before)  # Diffusers looks at signatures to decide what to pass
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,6 +49,24 @@ def swap(target: Any, methods: dict[str, Callable[..., Any]]) -> None:
         "__reduce_ex__": reduce,
     }
     object.__setattr__(target, "__class__", type(original.__name__, (original,), members))
+
+
+def _as_itself(method: Callable[..., Any], original: type) -> Callable[..., Any]:
+    """A network's own method, called while the network has its own class.
+
+    A network that was compiled in place is compiled again for each class that it is seen with.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        swapped = type(self)
+        object.__setattr__(self, "__class__", original)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            object.__setattr__(self, "__class__", swapped)
+
+    return call
 
 
 def _blank(kind: type, *arguments: Any) -> Any:

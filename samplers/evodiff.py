@@ -68,9 +68,11 @@ class EVODiffMultistepScheduler(DPMSolverMultistepScheduler):
         d2 = m - rho2 m0        y = euler + kappa h/2 * (rlog (1 - eta) d2 - eta/rlog d1) / zeta
 
     rho lies between a ratio of noise levels and the regression of one image on the other; eta and
-    zeta follow from how the guess changes; all are taken for each channel. With ``rho = 1``,
-    ``r = rlog`` and no corrector it is DPM-Solver++ (2M). The first step is Euler's, and the last
-    one too where it leads to the image (``final_sigmas_type="zero"``).
+    zeta follow from how the guess changes; all are taken for each channel. The first step is
+    Euler's, and the last one too where it leads to the image (``final_sigmas_type="zero"``). Where
+    it ends above (``"sigma_min"``), the last step is one of the authors' own, unless
+    ``lower_order_final`` is False. All other steps, with ``rho = 1``, ``r = rlog`` and no
+    corrector, are those of DPM-Solver++ (2M).
 
     The configuration is that of ``DPMSolverMultistepScheduler``, so that
     ``EVODiffMultistepScheduler.from_config(pipe.scheduler.config)`` fits any pipeline that takes

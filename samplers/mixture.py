@@ -97,15 +97,22 @@ class Mixture(nn.Module):
         sigma: float = 0.0,
         label: int = -1,
     ) -> Tensor:
-        """Samples (count, D) of one class or of all, at noise level sigma."""
+        """Samples (count, D) of one class or of all, at noise level sigma.
+
+        They are drawn where the generator is, and are where the mixture is.
+        """
+        means = self.means
+        device = means.device if generator is None else generator.device
         log_weights = self.log_weights
         if label >= 0:
             log_weights = log_weights.masked_fill(self.labels != label, -math.inf)
-        chosen = torch.multinomial(log_weights.exp(), count, True, generator=generator)
-        width = self.means.shape[1]
-        noise = torch.randn(count, width, dtype=self.means.dtype, generator=generator)
+        weights = log_weights.exp().to(device)
+        chosen = torch.multinomial(weights, count, True, generator=generator).to(means.device)
+        shape = (count, means.shape[1])
+        noise = torch.randn(shape, dtype=means.dtype, generator=generator, device=device)
+        noise = noise.to(means.device)
         spread = (self.variances[chosen] + sigma**2).sqrt()
-        return self.means[chosen] + torch.einsum("bde,be->bd", self.axes[chosen], spread * noise)
+        return means[chosen] + torch.einsum("bde,be->bd", self.axes[chosen], spread * noise)
 
     def _along(self, x: Tensor, sigma: float, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """x relative to each mean along its axes (B, K, D), and the joint log-density (B, K)."""

@@ -86,6 +86,9 @@ def clean_image(scheduler: Any, output: Tensor, timestep: Tensor | float, sample
         timestep: the element of ``scheduler.timesteps`` it belongs to.
         sample: what the network saw, (B, ...), that is after ``scale_model_input``.
     """
+    for name, value in (("output", output), ("sample", sample)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is {value!r}; allowed is a tensor (B, ...)")
     if len(output) != len(sample):
         raise ValueError(
             f"sample has {len(sample)} rows and output {len(output)}; allowed are the same rows, "
@@ -222,7 +225,12 @@ def _number(timestep: Tensor | float) -> float:
                 "for all images, and within each"
             )
         return float(values[0])
-    return float(timestep)
+    try:
+        return float(timestep)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"timestep is {timestep!r}; allowed is a number or a tensor of equal ones"
+        ) from None
 
 
 def _times(scheduler: Any) -> list[float]:

@@ -17,6 +17,8 @@ from guiders import (
     PerImage,
     Rescale,
     Scale,
+    Stale,
+    StepAG,
 )
 from guiders.guidance import Config
 from hypothesis import given
@@ -36,7 +38,7 @@ inside = st.one_of(
 )
 scales = st.one_of(
     inside,
-    st.builds(Adaptive, inside, st.floats(-1, 2), st.sampled_from(["x0", "eps", "output"])),
+    st.builds(Adaptive, inside, st.floats(-1, 1), st.sampled_from(["x0", "eps", "output"])),
 )
 terms = st.one_of(
     st.builds(CFG, scales),
@@ -125,7 +127,7 @@ def test_printing():
         (lambda: APG(rescale=3, rescale_rms=0.1), ["rescale_rms", "0.1", "rescale (= 3)"]),
         (lambda: Interval(3, low=2, high=1), ["Interval", "high", "1", "above low (= 2)"]),
         (lambda: Adaptive(3, space="v"), ["space", "'v'", "x0, eps, output"]),
-        (lambda: Adaptive(3, threshold=-2), ["threshold", "-2", "at least -1"]),
+        (lambda: Adaptive(3, threshold=-2), ["threshold", "-2", "between -1 and 1"]),
         (lambda: Rescale(2), ["phi", "2", "between 0 and 1"]),
         (lambda: Guider.from_dict({"type": "CFH"}), ["CFH", "CFG"]),
         (lambda: Guider.from_dict({"type": "CFG", "scael": 3}), ["CFG", "scael", "scale"]),
@@ -151,3 +153,45 @@ def test_nonsense_is_refused_with_the_argument_the_value_and_what_is_allowed(mak
         make()
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: CFG(5).replace(scal=3),
+            r"CFG has no setting scal \(= 3\).*perhaps scale is meant",
+        ),
+        (lambda: CFG(guidance_scale=5), "in place of guidance_scale use scale"),
+        (lambda: APG(norm_threshold=15), "in place of norm_threshold use rescale"),
+        (lambda: CFG(5, guidance_rescale=0.7), r"use guider \| Rescale\(phi\)"),
+        (lambda: CFG(5, zoom=2), "scale, reference$"),
+        (lambda: Guider.load(3), "path is '3'; allowed is a JSON file"),
+        (lambda: CFG(5) + 3, r"CFG \+ 3: allowed is another guider"),
+        (lambda: CFG(5) + None, r"CFG \+ None: allowed is another guider"),
+        (lambda: 3 + CFG(5), r"3 \+ CFG: allowed is another guider"),
+        (lambda: CFG(5) * 2, "CFG times 2: a guider's strength is its scale"),
+        (lambda: 2 * CFG(5), "CFG times 2: a guider's strength is its scale"),
+        (lambda: CFG(5) | CFG(3), r"added with \+: CFG \+ CFG"),
+        (lambda: CFG(5) | 3, r"CFG \| 3: allowed is what acts on the result"),
+        (lambda: Interval(Interval(5, 0, 1), 2, 3), r"overlaps with \(2, 3\]"),
+        (lambda: Interval(StepAG(Interval(5, 1), 0.5), 0, 1), r"overlaps with \(0, 1\]"),
+        (lambda: Adaptive(5, threshold=2), "threshold is 2; allowed is a number between -1 and 1"),
+        (lambda: Stale(threshold=2), "threshold is 2; allowed is a number between -1 and 1"),
+    ],
+)
+def test_a_slip_gets_one_sentence(make, words):
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_guiders_are_summed():
+    terms = [CFG(5), APG(3), CFG(2)]
+    assert sum(terms) == CFG(5) + APG(3) + CFG(2)
+    assert sum([CFG(5)]) == CFG(5)
+
+
+def test_intervals_within_intervals_may_overlap():
+    for scale in (Interval(Interval(5, 0, 2), 1, 3), Interval(Interval(5, keep=0.9), 2, 3)):
+        assert CFG(scale).scale == scale

@@ -18,8 +18,9 @@ from guiders import (
     MagnitudeAware,
     Rescale,
     Scale,
+    WeakModel,
 )
-from guiders.guidance import POSITIVE, Denoiser, Query, Readout, foresee
+from guiders.guidance import POSITIVE, Branch, Denoiser, Query, Readout, foresee
 from known import NEGATIVE, Answers, guide, step
 
 GUIDERS = [
@@ -102,8 +103,29 @@ def test_only_the_images_that_need_it_are_evaluated():
     assert network.asked == {POSITIVE: 4, NEGATIVE: 2}
     assert result.record.evaluations == [2, 1, 1, 2]
     assert result.record.skipped == [1, 2]
-    assert [math.isnan(x) for x in result.record.cosine] == [False, True, True, False]
+    assert [math.isnan(x) for (x,) in result.record.cosines] == [False, True, True, False]
     assert torch.equal(result.output[1:3], pictures(4, 0)[1:3])
+
+
+def test_the_cosine_of_each_term_does_not_depend_on_the_others():
+    c, u, x = (pictures(3, seed) for seed in range(3))
+    network = Answers(c, u)
+    weak = Branch("positive", "weak")
+    network.outputs[weak], network.asked[weak] = 0.9 * c + 0.1 * u, 0
+    strong, against = CFG([5, 1, 5]), APG(2, reference=WeakModel("weak"))
+
+    def cosines(guider):
+        return Denoiser(guider, 3)(Query(x, step()), network).record.cosines
+
+    for one, other in ((strong, against), (against, strong)):
+        for both, first, second in zip(
+            cosines(one + other), cosines(one), cosines(other), strict=True
+        ):
+            assert both == pytest.approx((*first, *second), nan_ok=True)
+    known = torch.cosine_similarity(c.flatten(1), u.flatten(1))
+    assert [cosine for (cosine,) in cosines(strong)] == pytest.approx(
+        [float(known[0]), math.nan, float(known[2])], nan_ok=True
+    )
 
 
 def test_terms_share_a_branch():

@@ -1,6 +1,7 @@
 """Known answers of the smaller methods."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from guiders import (
     StepAG,
     ZeroInit,
 )
-from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Level, Query, Readout, Step
+from guiders.guidance import NEGATIVE, POSITIVE, Context, Denoiser, Level, Query, Readout, Step
 from guiders.guidance.fdg import collapse, pyramid
 from guiders.guidance.noise import Noise
 from guiders.guidance.state import State
@@ -84,7 +85,7 @@ def test_the_stale_difference_is_kept_from_the_step_that_agreed():
 
 def test_stale_with_an_unreachable_threshold_is_what_is_inside():
     cosines = [0.5, 0.999, 0.9999, 0.3]
-    assert agreeing(CFG(3, reference=Stale(2)), cosines) == agreeing(CFG(3), cosines)
+    assert agreeing(CFG(3, reference=Stale(1)), cosines) == agreeing(CFG(3), cosines)
 
 
 def test_stale_keeps_images_apart():
@@ -149,6 +150,41 @@ def test_bands_stay_where_they_are(side):
     low = collapse([torch.zeros(1, 1, 32, 32), *pyramid(dots, 3)[1:]])
     place = (low.sum(dim=2).squeeze() * torch.arange(32)).sum() / low.sum()
     assert place.item() == pytest.approx(15.5, abs=1e-3)
+
+
+def usual_pyramid(image, levels):
+    """OpenCV's and kornia's pyrDown and pyrUp, as convolutions, for sides that halve evenly."""
+    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=image.dtype) / 16
+    kernel = torch.outer(line, line).expand(image.shape[1], 1, 5, 5)
+
+    def blur(value):
+        padded = torch.nn.functional.pad(value, (2, 2, 2, 2), mode="reflect")
+        return torch.nn.functional.conv2d(padded, kernel, groups=len(kernel))
+
+    def resize(value, factor):
+        return torch.nn.functional.interpolate(value, scale_factor=factor, mode="bilinear")
+
+    steps = [image]
+    for _ in range(levels - 1):
+        steps.append(resize(blur(steps[-1]), 0.5))
+    return [a - blur(resize(b, 2.0)) for a, b in pairwise(steps)] + steps[-1:]
+
+
+@pytest.mark.parametrize(("size", "levels"), [((16, 32), 3), ((24, 8), 2)])
+def test_fdg_has_the_usual_pyramid(size, levels):
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).double()
+    for ours, usual in zip(pyramid(image, levels), usual_pyramid(image, levels), strict=True):
+        torch.testing.assert_close(ours, usual, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (2, 3, 2), (1, 7, 5), (2, 3, 8, 9)])
+def test_fdg_takes_pictures_of_any_size(shape):
+    """The bands are all of the picture, and a constant is in the lowest alone."""
+    image = pictures(2, 0, *shape)
+    torch.testing.assert_close(collapse(pyramid(image, 2)), image)
+    high, low = pyramid(torch.full_like(image, 3.0), 2)
+    torch.testing.assert_close(low, torch.full_like(low, 3.0))
+    assert high.abs().max() < 1e-6
 
 
 def test_fdg_needs_pictures():
@@ -252,6 +288,14 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch():
     noise = Noise().like(torch.zeros(3, 5, 4), x, range(3), "text")
     assert (noise[0] - noise[1]).abs().mean() > 0.5
     other = Noise().like(torch.zeros(3, 5, 4), x + 1, range(3), "text")
+
+    class Known(Context):
+        seeds = (7, 8, 7)
+
+    known = [Noise(Known()).like(torch.zeros(3, 5), x + i, range(3), "text") for i in (0, 1)]
+    assert torch.equal(*known)  # whatever the latents are
+    assert torch.equal(known[0][0], known[0][2])
+    assert not torch.equal(known[0][0], known[0][1])
     assert (noise - other).abs().mean() > 0.5
 
 

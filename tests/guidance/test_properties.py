@@ -116,7 +116,7 @@ def test_a_batch_is_a_loop(name, seed, rows):
 @settings(max_examples=5, deadline=None)
 def test_affine_maps_of_the_outputs_commute(name, a, b):
     """G(A c + b, A u + b) = A G(c, u) + b, where no norm, angle or threshold is in it."""
-    never = {"stale": CFG(4.5, reference=Stale(2)), "sum of cfg": CFG(4.5) + CFG(2)}
+    never = {"stale": CFG(4.5, reference=Stale(1)), "sum of cfg": CFG(4.5) + CFG(2)}
     guider = never.get(name) or GUIDERS[name]
 
     def guided(a, b):

@@ -200,6 +200,21 @@ def test_caches_that_do_not_know_their_rows_refuse_skipping():
     assert attached("flux", SKIPPING, pipe)[1].nfe == 5
 
 
+def test_a_cache_that_counts_its_forwards_refuses_skipping():
+    """MagCache knows the step by how often each prompt's forward was called."""
+    config = diffusers.MagCacheConfig(
+        threshold=0.2, max_skip_steps=2, num_inference_steps=8, retention_ratio=0.1,
+        mag_ratios=torch.linspace(1.0, 0.9, 8),
+    )  # fmt: skip
+    pipe = cached("flux", config)
+    own = zoo.run("flux", pipe, steps=8)
+    assert error(own, zoo.run("flux", zoo.build("flux"), steps=8)) > 1e-4  # blocks are skipped
+    ours, _ = attached("flux", CFG(5), pipe, steps=8)
+    assert error(ours, own) < 1e-4
+    with pytest.raises(ValueError, match=r"MagCacheConfig .* leaves some out"):
+        attached("flux", SKIPPING, pipe, steps=8)
+
+
 # Offloading, LoRA, callbacks
 
 

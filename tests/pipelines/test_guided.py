@@ -155,7 +155,7 @@ def test_a_batch_is_a_loop(name, kind, guider):
                 prompts[row], num_inference_steps=6, latents=tiny.latents()[row : row + 1],
                 output_type="latent",
             ).images  # fmt: skip
-        cosines = [record.cosine[row] for record in run.records]
+        cosines = [c for record in run.records for c in record.cosines[row]]
         threshold = (
             guider.scale.threshold if isinstance(getattr(guider, "scale", 0), Adaptive) else 2
         )
@@ -200,7 +200,7 @@ def test_rows_are_really_skipped():
 def test_adaptive_stops_each_image_on_its_own():
     pipe = tiny.sd("ddim")
     _, full = attached(pipe, CFG(7.5))
-    by_image = list(zip(*(record.cosine for record in full.records), strict=True))
+    by_image = list(zip(*([c for (c,) in record.cosines] for record in full.records), strict=True))
     threshold = sum(max(row[:3]) for row in by_image) / 2  # between the two images
     _, run = attached(pipe, CFG(Adaptive(7.5, threshold=threshold)))
     scales = [[s for (s,) in record.scales] for record in run.records]
@@ -209,7 +209,7 @@ def test_adaptive_stops_each_image_on_its_own():
         switch = row.index(1) if 1 in row else len(row)
         assert all(s == 7.5 for s in row[:switch])
         assert all(s == 1 for s in row[switch:])
-    same, _ = attached(pipe, CFG(Adaptive(7.5, threshold=1.5)))
+    same, _ = attached(pipe, CFG(Adaptive(7.5, threshold=1)))
     assert torch.equal(same, attached(pipe, CFG(7.5))[0])
 
 
@@ -434,6 +434,50 @@ def test_a_weak_model_is_a_network_or_the_name_of_one():
         tiny.run(pipe)
     with pytest.raises(ValueError, match="not stored as JSON"):
         CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_weak_model_of_another_type_of_numbers(kind, dtype):
+    """It is asked in its own, and stays as it is."""
+    pipe, weak = getattr(tiny, kind)(), getattr(tiny, kind)().unet
+    for parameter in weak.parameters():
+        parameter.data.mul_(0.9)
+    same, _ = attached(pipe, CFG(3, reference=WeakModel(weak)))
+    weak.to(dtype)
+    ours, _ = attached(pipe, CFG(3, reference=WeakModel(weak)))
+    assert weak.dtype == dtype
+    assert ours.dtype == same.dtype
+    assert error(ours, same) < (1e-4 if dtype == torch.float64 else 0.05)
+    back, _ = attached(pipe.to(dtype), CFG(3, reference=WeakModel(weak.float())))
+    assert back.dtype == dtype
+    assert error(back, same) < (1e-4 if dtype == torch.float64 else 0.3)
+
+
+def test_a_weak_model_that_does_not_fit():
+    pipe = tiny.sd("ddim")
+    wide = tiny.sdxl().unet  # another width of the prompt, and further arguments
+
+    class Other(torch.nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            self.shape = shape
+
+        def forward(self, x, t, **kwargs):
+            return (x.new_zeros(self.shape),)
+
+    for weak, words in (
+        (wide, r"UNet2DConditionModel on cpu that cannot be called as the pipeline's UNet2D"),
+        (torch.nn.Linear(8, 8), r"Linear on cpu .*unexpected keyword argument"),
+        (Other((2, 3, 8, 8)), r"Other answers with the shape \(2, 3, 8, 8\); allowed is .*4, 8, 8"),
+        (Other((2, 4, 4, 4)), r"Other answers with the shape \(2, 4, 4, 4\)"),
+        (tiny.sd("ddim").unet.to("meta"), "on meta that cannot be called"),
+        (pipe.unet, "is the UNet2DConditionModel of a pipeline that is guided"),
+    ):
+        guider = CFG(3, reference=WeakModel(weak))
+        with guided(pipe, guider, quiet=True), pytest.raises(ValueError, match=words) as caught:
+            tiny.run(pipe)
+        assert "\n" not in str(caught.value)
 
 
 STOCHASTIC = {

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 import zoo
+from accelerate import cpu_offload
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 from errors import error
@@ -489,6 +490,44 @@ def test_cads_changes_what_the_positive_branch_is_told():
         attached(zoo.build("dit"), CFG(3) | CADS(), run=lambda pipe, **_: zoo.run("dit", pipe))
 
 
+def test_the_noise_of_cads_follows_from_generators_and_not_from_what_the_network_sees(monkeypatch):
+    """Pictures that come through an autoencoder differ in their last bits between devices."""
+    pipe = tiny.sd("ddim")
+
+    def draw(rows=(0, 1), nudge=0.0, one=False, **options):
+        told = []
+
+        def look(_, args, kwargs):
+            told.append(kwargs["encoder_hidden_states"][-len(rows) :].clone())
+            return (args[0] + nudge, *args[1:]), kwargs
+
+        handle = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+        prepare = type(pipe).prepare_latents
+        monkeypatch.setattr(
+            type(pipe), "prepare_latents", lambda *a, **k: prepare(*a, **k) * (1 + nudge)
+        )
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        with guided(pipe, CFG(3) | CADS(0.3, 0.7, noise_scale=0.5), quiet=True):
+            pipe(
+                ["red heart", "blue car"][: len(rows)], num_inference_steps=2,
+                output_type="latent", generator=generators[0] if one else generators, **options,
+            )  # fmt: skip
+        handle.remove()
+        monkeypatch.undo()
+        return told[0]
+
+    both = draw()
+    assert torch.equal(both, draw(nudge=1e-6))
+    torch.testing.assert_close(draw(rows=(0,), one=True)[0], both[0])
+    assert not torch.equal(both, draw(rows=(0, 2)))
+    assert torch.equal(both[0], draw(rows=(0, 2))[0])
+    shared = draw(one=True)
+    assert torch.equal(shared, draw(one=True, nudge=1e-6))
+    given = draw(latents=tiny.latents())
+    assert torch.equal(given, draw(latents=tiny.latents(), nudge=1e-6))
+    assert not torch.equal(given, draw(latents=tiny.latents(seed=1)))
+
+
 @pytest.mark.parametrize("keep", ["x0", "eps", "output"])
 def test_the_stale_difference_in_a_pipeline(keep):
     pipe = tiny.sd("ddim", "v_prediction")
@@ -577,7 +616,34 @@ def test_a_weak_model_by_name_is_the_network(tmp_path):
     assert torch.equal(named, draw(models.load("emoji-weak")))
     models.load("emoji-weak").save_pretrained(tmp_path / "unet")
     assert error(draw(str(tmp_path)), named) < 1e-5
-    assert load_network("emoji-weak", pipe.unet) is load_network("emoji-weak", pipe.unet)
+    weak = load_network("emoji-weak", pipe.unet, torch.zeros(1))
+    assert load_network("emoji-weak", pipe.unet, torch.zeros(1)) is weak
+    assert (weak.dtype, weak.device) == (pipe.unet.dtype, torch.device("cpu"))
+
+
+def test_a_weak_model_by_name_is_loaded_where_the_latents_are():
+    """Under offloading the denoiser's parameters are elsewhere, or nowhere."""
+    network = models.load("emoji").unet.to(torch.bfloat16)
+    cpu_offload(network, execution_device=torch.device("cpu"))
+    assert next(network.parameters()).device.type == "meta"
+    weak = load_network("emoji-weak", network, torch.zeros(1))
+    assert (weak.dtype, weak.device) == (torch.bfloat16, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pictures_of_an_autoencoder_that_is_offloaded(dtype):
+    """Its layers are brought one by one; in half precision it is decoded in full nevertheless."""
+    pipe, x0 = tiny.sd(), tiny.latents()
+    pipe.vae.register_to_config(force_upcast=True)
+    pipe.vae.to(dtype)
+    wanted = decode(pipe, x0)
+    cpu_offload(pipe.vae, execution_device=torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(decode(pipe, x0), wanted, rtol=1e-5, atol=1e-5)
+    assert pipe.vae.dtype == dtype
+    x0.requires_grad_()
+    decode(pipe, x0).sum().backward()
+    assert x0.grad.abs().sum() > 0
 
 
 def test_a_classifier_that_ships():

@@ -98,3 +98,10 @@ def test_one_variance_is_a_round_spread():
 def test_shapes_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         Mixture(**{"means": torch.zeros(4, 3), "covariances": 1.0, **options})
+
+
+def test_a_mixture_is_drawn_where_it_is():
+    """The generator may be elsewhere."""
+    assert mixture().to("meta").draw(5, sigma=0.5).device.type == "meta"
+    one, other = (mixture().draw(5, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, other)

@@ -229,3 +229,14 @@ def test_a_readout_can_be_asked_for_by_name():
     assert all(readout_at(scheduler, level, name) for name in READOUTS)
     with pytest.raises(ValueError, match="prediction_type is 'eps'; allowed is one of epsilon, v"):
         readout_at(scheduler, level, "eps")
+
+
+def test_what_is_no_number_and_no_tensor_is_said():
+    scheduler, x = tiny.scheduler("ddim"), torch.zeros(1, 4, 8, 8)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="timestep is 'x'; allowed is a number"):
+        read_level(scheduler, "x")
+    with pytest.raises(ValueError, match="output is None; allowed is a tensor"):
+        clean_image(scheduler, None, scheduler.timesteps[0], x)
+    with pytest.raises(ValueError, match="sample is None; allowed is a tensor"):
+        clean_image(scheduler, x, scheduler.timesteps[0], None)
