@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
     picture = draw(x, y, cell)
     text = png.grid_info([dataclasses.asdict(job) for job, _ in cells.values()])
-    picture.save(out, pnginfo=text)
+    png.save(out, picture, text)
     print(out)
 
 

@@ -22,7 +22,7 @@ from ..guidance import Guider
 from ..pipelines import guided, png
 from ..pipelines.generate import sample
 from ..pipelines.parse import parse_acceleration
-from .files import is_whole, read_json, read_picture, write, write_json
+from .files import is_whole, read_json, read_picture, write_json
 from .plan import Plan, fixed_threads
 from .prompts import Prompts
 from .reference import find_pictures
@@ -130,7 +130,7 @@ class Drawing:
     def _store(self, number: int, job: Any, image: Image.Image, sampler: str) -> None:
         settings = dataclasses.asdict(job) | {"width": image.width, "height": image.height}
         text = png.info(settings, str(Guider.from_dict(job.guider)), sampler)
-        write(self.path(number), lambda file: image.save(file, "PNG", pnginfo=text))
+        png.save(self.path(number), image, text)
 
 
 class Gallery:

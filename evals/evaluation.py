@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from ..guidance.files import sweep
 from .drawing import Drawing, Gallery
 from .figures import Figure
-from .files import claim, sweep
+from .files import claim
 from .manifest import Request, files_digest, model_facts, write_manifest
 from .measure import Judges, measure
 from .metrics import NEIGHBOURS, Wanted, hits, parse_metrics, scores

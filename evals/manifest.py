@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from ..guidance import Guider
+from ..guidance.files import write
 from .drawing import Drawing, Gallery
 from .figures import Figure
-from .files import read_json, write, write_json
+from .files import read_json, write_json
 from .measure import Judges
 from .networks import weights_digest
 from .plan import Plan, device_name

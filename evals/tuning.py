@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..guidance import Guider, intents
+from ..guidance.files import write_text
 from ..pipelines.ranges import Space, parse_space
 from ..pipelines.settle import settle
 from . import figures
@@ -24,7 +25,7 @@ from .bootstrap import Estimate
 from .comparison import folder_of
 from .evaluation import check_networks, check_request, evaluate, prompts_of
 from .figures import Figure
-from .files import claim, write_text
+from .files import claim
 from .goals import Goal, parse_goal
 from .manifest import Request, files_digest, model_facts
 from .measure import Judges

@@ -284,7 +284,6 @@ def _size(pipe: Any, settings: Settings) -> dict[str, int]:
 
 def save(picture: Picture, folder: Path) -> Path:
     """Write ``NNNNN-prompt-seed.png`` under the next free number; nothing is overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = [re.match(r"(\d{5,})-", path.name) for path in folder.glob("*.png")]
     number = max((int(match[1]) for match in numbers if match), default=-1) + 1
     slug = re.sub(r"[^a-z0-9]+", "-", picture.settings.prompt.lower()).strip("-")[:40] or "empty"
@@ -293,8 +292,7 @@ def save(picture: Picture, folder: Path) -> Path:
     while True:
         path = folder / f"{number:05d}-{slug}-{picture.settings.seed}.png"
         try:
-            with open(path, "xb") as file:  # another process may have taken the number
-                picture.image.save(file, "PNG", pnginfo=text)
+            png.save(path, picture.image, text, new=True)
             return path
-        except FileExistsError:
+        except FileExistsError:  # another process has taken the number
             number += 1

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from ..guidance.files import write
+
 KEY = "guiders"
 
 
@@ -42,6 +44,14 @@ def grid_info(cells: list[dict[str, Any]]) -> PngImagePlugin.PngInfo:
     text = PngImagePlugin.PngInfo()
     text.add_text(f"{KEY}-grid", json.dumps(cells))
     return text
+
+
+def save(
+    path: Path, picture: Image.Image, text: PngImagePlugin.PngInfo | None = None, *,
+    new: bool = False,
+) -> None:  # fmt: skip
+    """Write a picture, whole or not at all; see ``guidance.files.write``."""
+    write(path, lambda file: picture.save(file, "PNG", pnginfo=text), new=new)
 
 
 def read(path: str | Path) -> dict[str, Any]:

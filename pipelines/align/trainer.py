@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...guidance.files import write_torch
 from ..generate import default_device, negative_arguments
 from ..guided import DENOISERS, guided, parts_of
 from ..rewards.check import Reward, check_reward
@@ -376,9 +376,7 @@ class Trainer:
             "run": self._identity(),
         }
         self.adapter.save(self.out)  # first: what has a checkpoint has its LoRA
-        unfinished = self.out / "unfinished-checkpoint.pt"
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.out / "checkpoint.pt")
+        write_torch(self.out / "checkpoint.pt", state)
 
     def _identity(self) -> dict[str, str]:
         """What makes a run this one, besides its settings."""
