@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from ..pipelines.machine import THREADS, fixed_threads
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
 COMMANDS = (generate, grid, evaluate, compare, tune, profile, advise, align, fit, listing)
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warn
     _hush()
     try:
-        args.run(args)
+        with fixed_threads(getattr(args, "threads", THREADS)):
+            args.run(args)
     except ValueError as error:
         return _complain(error, 2)
     except BrokenPipeError:  # the reader has gone, as in `guiders list | head`

@@ -64,13 +64,6 @@ def add_measuring(parser: argparse.ArgumentParser, metrics: str = "", images: in
         "pytorch-fid, a folder, or hub:NAME",
     )
     add("--batch-size", type=int, default=32, help="pictures drawn at once, by one process")
-    add(
-        "--threads",
-        type=int,
-        default=1,
-        help="on a CPU, where they change the rounding (default: 1, which is the "
-        "fastest on shared cores)",
-    )
     add("--no-pictures", action="store_true", help="keep features alone, and no pictures")
     add(
         "--bootstrap",
@@ -163,6 +156,7 @@ def shared(given: Mapping[str, Any]) -> dict[str, Any]:
         "bootstrap": given["bootstrap"],
         "neighbours": given["neighbours"],
         "keep": not given["no_pictures"],
+        "threads": given["threads"],
     }
 
 

@@ -14,6 +14,7 @@ from .. import models
 from ..guidance import CFG, Guider
 from ..pipelines import words
 from ..pipelines.generate import DTYPES, SCHEDULERS, Settings, load_pipeline, model_folder
+from ..pipelines.machine import THREADS
 
 
 def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:
@@ -87,7 +88,20 @@ def add_run(parser: argparse.ArgumentParser, steps: int = 30) -> None:
     add("--width", type=int, default=absent, help="pixels (default: the model's)")
     add("--height", type=int, default=absent, help="pixels (default: the model's)")
     add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")
+    add_machine(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """On what a command runs; ``main`` sees to the threads."""
+    add = parser.add_argument
     add("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
+    add(
+        "--threads",
+        type=int,
+        default=THREADS,
+        help="of the CPU, where they change the rounding: fixed, so that results are the same on "
+        f"any number of cores (default: {THREADS}; more are faster for large models without a GPU)",
+    )
 
 
 def settings_of(

@@ -114,7 +114,7 @@ def compare(
     request = dataclasses.replace(request, metrics=metrics)
     wanted = parse_metrics(metrics, request.model)
     model = model_facts(load())
-    judges = Judges.load(wanted, request.reference, processes)
+    judges = Judges.load(wanted, request.reference, processes, plan.threads)
     cells = cells_of(methods, scales, out)
     done: dict[Path, dict[str, Figure]] = {}
 

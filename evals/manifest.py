@@ -17,6 +17,7 @@ import torch
 
 from ..guidance import Guider
 from ..guidance.files import write
+from ..pipelines.machine import THREADS
 from .drawing import Drawing, Gallery
 from .figures import Figure
 from .files import read_json, write_json
@@ -43,6 +44,7 @@ class Request:
         bootstrap: draws of each interval; ``None`` is 200 where they take seconds.
         neighbours: k of precision, recall, density and coverage.
         keep: store the pictures that are drawn.
+        threads: of PyTorch on the CPU, to measure those of the folder; a plan has its own.
     """
 
     plan: Plan | None = None
@@ -55,6 +57,7 @@ class Request:
     bootstrap: int | None = None
     neighbours: int = 3
     keep: bool = True
+    threads: int = THREADS
 
     def __post_init__(self) -> None:
         least = 0 if self.pictures else 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..pipelines.machine import THREADS, fixed_threads
 from . import figures
 from .drawing import Drawing, Gallery
 from .figures import Figure
@@ -54,15 +55,19 @@ class Judges:
     references: dict[str, Reference]
 
     @classmethod
-    def load(cls, wanted: Sequence[Wanted], reference: str, processes: Processes) -> Judges:
+    def load(
+        cls, wanted: Sequence[Wanted], reference: str, processes: Processes, threads: int = THREADS
+    ) -> Judges:
         """Load what the metrics need, and nothing else.
+
+        Args:
+            threads: of PyTorch on the CPU, for the features of real pictures.
 
         Raises:
             ValueError: weights or statistics cannot be had, or do not fit the metrics.
         """
-        device = processes.device or "cpu"
         networks = {
-            one.network: load_network(one.network).to(device)
+            one.network: load_network(one.network).to(processes.device)
             for one in {w.network: w for w in wanted if w.network}.values()
         }
         references: dict[str, Reference] = {}
@@ -75,7 +80,9 @@ class Judges:
         if processes.first:
             for one in sets:
                 if one.network not in references:
-                    references[one.network] = load_reference(reference, networks[one.network])
+                    with fixed_threads(threads):
+                        found = load_reference(reference, networks[one.network])
+                    references[one.network] = found
                 if one.name != "fd" and references[one.network].features is None:
                     raise ValueError(
                         f"metrics has {one.key!r}, which needs the features of each real picture; "

@@ -17,6 +17,7 @@ from .. import models
 from ..guidance import Guider
 from . import png
 from .guided import guided
+from .machine import check_device, default_device
 from .parse import parse_acceleration
 
 SCHEDULERS = {
@@ -111,12 +112,6 @@ def model_folder(model: str) -> Path:
     return models.path(model) if model in models.PIPELINES else Path(model)
 
 
-def default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def load_pipeline(
     model: str = "emoji", *, scheduler: str = "", device: str = "", dtype: str = "float32"
 ) -> Any:
@@ -126,14 +121,7 @@ def load_pipeline(
         ValueError: the model cannot be found or read, or an argument is not allowed.
     """
     Settings("", None, model=model, scheduler=scheduler, dtype=dtype)  # checks them
-    try:
-        if torch.zeros(1, device=device or default_device()).is_meta:
-            raise RuntimeError("meta holds no numbers")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device is {device!r}; allowed is one that works here ({reason})"
-        ) from None
+    check_device(device)
     import diffusers  # takes seconds, and most mistakes are found before it is needed
 
     from ..samplers import evodiff  # saved pipelines may name it
@@ -162,7 +150,8 @@ def load_pipeline(
             raise ValueError(
                 f"scheduler is {scheduler!r}; allowed once installed: {error}"
             ) from None
-    return pipe.to(device or default_device())
+    device = device or default_device()
+    return pipe if device == "cpu" else pipe.to(device)
 
 
 def generate(
