@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
 import os
+import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
 
 from ..pipelines.machine import THREADS, fixed_threads
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
+# Flags as other programs have them.
+FLAGS = {
+    "--steps": "--num-inference-steps", "--sampler": "--scheduler", "--cfg": "--guidance-scale",
+    "--cfg-scale": "--guidance-scale", "--scale": "--guidance-scale", "--n": "--num-images",
+    "--num-images-per-prompt": "--num-images", "--output": "--out", "--lora-weights": "--lora",
+}  # fmt: skip
 COMMANDS = (generate, grid, evaluate, compare, tune, profile, advise, align, fit, listing)
 
 
@@ -34,14 +46,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """One that answers unknown flags with those that may be meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags, hints = re.findall(r"--[\w-]+", self.format_help()), []
+            for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+                near = [FLAGS[name]] if FLAGS.get(name) in flags else []
+                near = near or difflib.get_close_matches(name, flags, 1)
+                hints += [f" (did you mean {one}?)" for one in near]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        return found, unknown
+
+
 def _hush() -> None:
-    """No bars and notices of loading; downloads keep theirs."""
+    """No bars and notices of loading, and no notices of pages; downloads keep their bars."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    for handler in logging.getLogger("diffusers").handlers:
+        handler.addFilter(_shorten)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Diffusers repeats a prompt in full where it cuts it off."""
+    record.msg, record.args = textwrap.shorten(record.getMessage(), 300, placeholder="..."), ()
+    return True
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -56,7 +91,8 @@ def _complain(error: Exception, code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    top = argparse.ArgumentParser(prog="guiders", description="Guided text-to-image generation.")
+    top = Parser(prog="guiders", description="Guided text-to-image generation.")
+    top.add_argument("--version", action="version", version=f"guiders {version('guiders')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

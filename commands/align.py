@@ -127,7 +127,7 @@ def settings_from(given: dict[str, Any]) -> Any:
     Raises:
         ValueError: a flag is not allowed.
     """
-    from ..pipelines.align import AlignSettings, settings_for
+    from ..pipelines.align import METHODS, AlignSettings, Truncation, settings_for
 
     names = {field.name for field in dataclasses.fields(AlignSettings)} - {"guider"}
     changes = {name: given[name] for name in names if name in given}
@@ -136,6 +136,7 @@ def settings_from(given: dict[str, Any]) -> Any:
     if given["method"] != "refl":
         changes = {"num_inference_steps": 30, **changes}
     base = settings_for(given["method"])
+    usual = METHODS[given["method"]].get("truncation", Truncation())  # for any number of steps
     kind = given.get("truncation", base.truncation.kind)
     for name, wrong, where in (
         (
@@ -150,7 +151,7 @@ def settings_from(given: dict[str, Any]) -> Any:
     parts = {"truncation": "kind", "truncation_steps": "steps", "early_stop": "early_stop"}
     truncation = {new: given[old] for old, new in parts.items() if old in given}
     if truncation:
-        changes["truncation"] = base.truncation.replace(**truncation)
+        changes["truncation"] = usual.replace(**truncation)
     loss = {new: given[old] for old, new in (("loss", "kind"), ("target", "target"))
             if isinstance(given.get(old), (str, float))}  # fmt: skip
     changes.pop("loss", None)

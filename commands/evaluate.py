@@ -13,6 +13,7 @@ from ..evals.evaluation import evaluate, prompts_of
 from ..evals.figures import Figure
 from ..evals.manifest import Request, model_facts, read_manifest
 from ..evals.metrics import ALIASES, METRICS, parse_metrics
+from ..evals.networks import runs_code
 from ..evals.plan import Plan
 from ..evals.processes import Processes
 from ..evals.tables import shown
@@ -82,7 +83,8 @@ def run(args: argparse.Namespace) -> None:
         for name, value in vars(args).items():
             if name not in own and (name not in usual or usual[name] != value):
                 raise ValueError(f"{name} is {value!r}; allowed without --from, which says it all")
-        coded = [one for one in before["request"].get("metrics", ()) if one.count(":") > 1]
+        named = map(str, before["request"].get("metrics", ()))
+        coded = [one for one in named if runs_code(ALIASES.get(one, one).partition(":")[2])]
         if coded:
             raise ValueError(
                 f"the manifest measures {coded[0]}, which runs code that it names; allowed is "
@@ -132,7 +134,7 @@ def request_of(given: Mapping[str, Any]) -> Request:
         drawing = {
             "guider", "guidance_scale", "guider_arg", "guider_config", "interval", "adaptive",
             "scheduler", "accelerate", "seed", "num_inference_steps", "negative_prompt", "width",
-            "height", "dtype",
+            "height", "dtype", "lora",
         }  # fmt: skip
         for name in sorted(drawing & set(given)):
             raise ValueError(

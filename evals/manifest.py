@@ -17,6 +17,7 @@ import torch
 
 from ..guidance import Guider
 from ..guidance.files import write
+from ..pipelines.generate import MOST
 from ..pipelines.machine import THREADS
 from .drawing import Drawing, Gallery
 from .figures import Figure
@@ -66,8 +67,10 @@ class Request:
             ("neighbours", self.neighbours, 1),
             ("bootstrap", 0 if self.bootstrap is None else self.bootstrap, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} is {value!r}; allowed is a whole number from {low} on")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
+                raise ValueError(
+                    f"{name} is {value!r}; allowed is a whole number from {low} to {MOST}"
+                )
         if (self.plan is None) == (not self.pictures):
             raise ValueError(
                 f"pictures is {self.pictures!r}; allowed is a folder, or a plan to draw"

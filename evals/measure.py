@@ -36,7 +36,7 @@ from .networks import Network, load_network
 from .plan import exact_scale
 from .processes import Processes
 from .prompts import Prompts
-from .reference import Reference, load_reference
+from .reference import Reference, check_reference, load_reference
 
 LARGE = 20_000  # above this many pictures features are not kept for a Frechet distance alone
 DIAGNOSED = 64  # pictures of which the effective scale is measured
@@ -66,10 +66,6 @@ class Judges:
         Raises:
             ValueError: weights or statistics cannot be had, or do not fit the metrics.
         """
-        networks = {
-            one.network: load_network(one.network).to(processes.device)
-            for one in {w.network: w for w in wanted if w.network}.values()
-        }
         references: dict[str, Reference] = {}
         sets = [one for one in wanted if one.metric.family == "set"]
         if sets and not reference:
@@ -77,6 +73,10 @@ class Judges:
                 f"reference is missing, and {sets[0].key} compares with one; allowed is an .npz or "
                 ".pkl file, a folder of pictures, or hub:NAME"
             )
+        for name in dict.fromkeys(one.network for one in sets):
+            check_reference(reference, name)
+        names = dict.fromkeys(one.network for one in wanted if one.network)
+        networks = {name: load_network(name).to(processes.device) for name in names}
         if processes.first:
             for one in sets:
                 if one.network not in references:

@@ -116,7 +116,10 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
     items = text.split(",") if isinstance(text, str) else list(text)
     emoji = model.startswith("emoji")
     found: dict[str, Wanted] = {}
-    for item in filter(None, (item.strip() for item in items)):
+    for item in (item.strip() for item in items):
+        if not item:
+            given = text if isinstance(text, str) else ",".join(text)
+            raise ValueError(f"metrics is {given!r}, with an empty name; allowed are names alone")
         name, _, network = ALIASES.get(item, item).partition(":")
         if name not in METRICS:
             allowed = ", ".join([*METRICS, *ALIASES])
@@ -136,7 +139,7 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
         wanted = Wanted(name, network or default.get(family, ""))
         found[wanted.key] = wanted
     if not found:
-        raise ValueError(f"metrics is {text!r}; needed is at least one of {', '.join(METRICS)}")
+        raise ValueError("metrics are none; needed is at least one")
     return list(found.values())
 
 

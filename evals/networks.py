@@ -153,14 +153,19 @@ def load_network(name: str) -> Network:
         return _dinov2()
     if name in HUB:
         return _clip(name, name)
+    if runs_code(name):
+        return _imported(name)
     if name.startswith("clip:") and len(name) > len("clip:"):
         return _clip(name, name.removeprefix("clip:"))
-    if ":" in name:
-        return _imported(name)
     raise ValueError(
         f"network is {name!r}; allowed is one of {', '.join(NAMES)}, clip:ID_OR_FOLDER, or "
         "package.module:attribute"
     )
+
+
+def runs_code(name: str) -> bool:
+    """Does loading that network import a module that its name says?"""
+    return ":" in name and not name.startswith("clip:")
 
 
 def weights_folder() -> Path:
@@ -191,7 +196,7 @@ def _inception() -> Network:
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"network inception needs weights that cannot be fetched ({error}); put "
-                f"{inception.URL} at {path}"
+                f"{inception.URL} at {path}, or take a network that ships, as in fd:emoji-clip"
             ) from None
     network = inception.Inception()
     try:
@@ -258,7 +263,7 @@ def _pretrained(kind: str, name: str) -> Any:
         where = weights_folder() / name if name in HUB else Path(source)
         raise ValueError(
             f"network {name} needs weights that cannot be had ({reason}); put the files of "
-            f"{source} into {where}"
+            f"{source} into {where}, or take one that ships, as in fd:emoji-clip"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -34,6 +35,16 @@ def check_device(device: str) -> None:
         raise ValueError(
             f"device is {device!r}; allowed is one that works here ({reason})"
         ) from None
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory of a GPU, or of this machine; 0 where they are not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 @contextmanager

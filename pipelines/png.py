@@ -25,8 +25,9 @@ def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.
         "Model": settings["model"],
         "Guider": guider,
     }
-    if settings.get("accelerate"):
-        fields["Accelerate"] = settings["accelerate"]
+    for name in ("accelerate", "lora"):
+        if settings.get(name):
+            fields[name.capitalize()] = settings[name]
     scale = _first_scale(settings["guider"])
     if scale is not None:
         fields["CFG scale"] = scale
