@@ -225,9 +225,9 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; allowed is at least 1")
-    one_for_all = isinstance(guider, Guider)
-    guiders = itertools.repeat(guider) if one_for_all else guider
-    pairs = zip(jobs, guiders, strict=not one_for_all)
+    alone = isinstance(guider, Guider)
+    guiders = itertools.repeat(guider) if isinstance(guider, Guider) else guider
+    pairs: Iterator[tuple[Settings, Guider]] = zip(jobs, guiders, strict=not alone)
     while together := list(itertools.islice(pairs, batch_size)):
         batch, chosen = [job for job, _ in together], [one for _, one in together]
         same = all(one == chosen[0] for one in chosen)
