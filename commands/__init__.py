@@ -8,20 +8,20 @@ import logging
 import os
 import re
 import sys
-import textwrap
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from ..pipelines.machine import THREADS, fixed_threads
+from ..pipelines.words import start_of
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
 # Flags as other programs have them.
 FLAGS = {
     "--steps": "--num-inference-steps", "--sampler": "--scheduler", "--cfg": "--guidance-scale",
-    "--cfg-scale": "--guidance-scale", "--scale": "--guidance-scale", "--n": "--num-images",
-    "--num-images-per-prompt": "--num-images", "--output": "--out", "--lora-weights": "--lora",
+    "--cfg-scale": "--guidance-scale", "--scale": "--guidance-scale", "--output": "--out",
+    "--num-images-per-prompt": "--num-images", "--lora-weights": "--lora",
 }  # fmt: skip
 COMMANDS = (generate, grid, evaluate, compare, tune, profile, advise, align, fit, listing)
 
@@ -75,7 +75,7 @@ def _hush() -> None:
 
 def _shorten(record: logging.LogRecord) -> bool:
     """Diffusers repeats a prompt in full where it cuts it off."""
-    record.msg, record.args = textwrap.shorten(record.getMessage(), 300, placeholder="..."), ()
+    record.msg, record.args = start_of(record.getMessage(), 300), ()
     return True
 
 

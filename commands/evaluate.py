@@ -12,6 +12,7 @@ from typing import Any
 from ..evals.evaluation import evaluate, prompts_of
 from ..evals.figures import Figure
 from ..evals.manifest import Request, model_facts, read_manifest
+from ..evals.measure import check_sources
 from ..evals.metrics import ALIASES, METRICS, parse_metrics
 from ..evals.networks import runs_code
 from ..evals.plan import Plan
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
                 "naming it yourself, in a new evaluation"
             )
     request = Request.from_dict(before["request"]) if before else request_of(vars(args))
+    check_sources(parse_metrics(request.metrics, request.model), request.reference)
     out = args.out or Path("out/evaluate")
     make_folder(out)
     processes = Processes(args.device)

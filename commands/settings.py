@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,9 +157,9 @@ def warn_of_length(pipe: Any, jobs: Sequence[Settings]) -> None:
     """Say which prompts are cut off."""
     for prompt in prompts_in(jobs):
         if found := words.tokens_too_many(pipe, prompt):
-            start = textwrap.shorten(prompt, 30, placeholder="...")
+            start = repr(words.start_of(prompt, 30))
             print(
-                f"guiders: warning: the prompt {start!r} has {found[0]} tokens, of which the model "
+                f"guiders: warning: the prompt {start} has {found[0]} tokens, of which the model "
                 f"reads the first {found[1]}",
                 file=sys.stderr,
             )
@@ -173,8 +172,8 @@ def warn(jobs: Sequence[Settings], *guiders: Guider) -> None:
     for prompt in prompts_in(jobs):
         unknown |= words.unknown_words(prompt, folder)
         if words.says_nothing(prompt, folder):
-            text = textwrap.shorten(prompt, 60, placeholder="...")
-            print(f"guiders: warning: the model knows no word of {text!r}", file=sys.stderr)
+            text = repr(words.start_of(prompt, 60))
+            print(f"guiders: warning: the model knows no word of {text}", file=sys.stderr)
     if unknown:
         print(f"guiders: warning: {words.warning(unknown)}", file=sys.stderr)
     if jobs[0].negative_prompt and all(guider == CFG(1) for guider in guiders):

@@ -32,7 +32,7 @@ from .metrics import (
     scores,
     similarity_probe,
 )
-from .networks import Network, load_network
+from .networks import Network, check_name, load_network
 from .plan import exact_scale
 from .processes import Processes
 from .prompts import Prompts
@@ -66,16 +66,9 @@ class Judges:
         Raises:
             ValueError: weights or statistics cannot be had, or do not fit the metrics.
         """
-        references: dict[str, Reference] = {}
-        sets = [one for one in wanted if one.metric.family == "set"]
-        if sets and not reference:
-            raise ValueError(
-                f"reference is missing, and {sets[0].key} compares with one; allowed is an .npz or "
-                ".pkl file, a folder of pictures, or hub:NAME"
-            )
-        for name in dict.fromkeys(one.network for one in sets):
-            check_reference(reference, name)
+        sets = check_sources(wanted, reference)
         names = dict.fromkeys(one.network for one in wanted if one.network)
+        references: dict[str, Reference] = {}
         networks = {name: load_network(name).to(processes.device) for name in names}
         if processes.first:
             for one in sets:
@@ -90,6 +83,26 @@ class Judges:
                         "are pictures"
                     )
         return cls(networks, references)
+
+
+def check_sources(wanted: Sequence[Wanted], reference: str) -> list[Wanted]:
+    """Complain of names and references before anything is loaded; returns what compares with one.
+
+    Raises:
+        ValueError: there is no such network, or nothing to compare with.
+    """
+    for one in wanted:
+        if one.network:
+            check_name(one.network)
+    sets = [one for one in wanted if one.metric.family == "set"]
+    if sets and not reference:
+        raise ValueError(
+            f"reference is missing, and {sets[0].key} compares with one; allowed is an .npz or "
+            ".pkl file, a folder of pictures, or hub:NAME"
+        )
+    for name in dict.fromkeys(one.network for one in sets):
+        check_reference(reference, name)
+    return sets
 
 
 def measure(

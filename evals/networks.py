@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +146,8 @@ def load_network(name: str) -> Network:
     Raises:
         ValueError: there is no such network, or its weights cannot be had.
     """
-    if name.startswith("emoji-") and name in NAMES:
+    check_name(name)
+    if name in NAMES and name.startswith("emoji-"):
         return _emoji(name)
     if name == "inception":
         return _inception()
@@ -155,12 +157,20 @@ def load_network(name: str) -> Network:
         return _clip(name, name)
     if runs_code(name):
         return _imported(name)
-    if name.startswith("clip:") and len(name) > len("clip:"):
-        return _clip(name, name.removeprefix("clip:"))
-    raise ValueError(
-        f"network is {name!r}; allowed is one of {', '.join(NAMES)}, clip:ID_OR_FOLDER, or "
-        "package.module:attribute"
-    )
+    return _clip(name, name.removeprefix("clip:"))
+
+
+def check_name(name: str) -> None:
+    """Complain of what is no network's name, without loading any.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in NAMES and name not in HUB and not re.fullmatch(r"[^:]+:.+", name):
+        raise ValueError(
+            f"network is {name!r}; allowed is one of {', '.join(NAMES)}, clip:ID_OR_FOLDER, or "
+            "package.module:attribute"
+        )
 
 
 def runs_code(name: str) -> bool:

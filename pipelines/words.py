@@ -38,6 +38,12 @@ def tokens_too_many(pipe: Any, prompt: str) -> tuple[int, int] | None:
     return max(found, key=lambda one: one[1]) if found else None
 
 
+def start_of(text: str, most: int) -> str:
+    """The text in a line of at most so many letters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def _known(model_folder: str | Path) -> dict[str, None]:
     """The words of ``words.txt``, in order."""
     path = Path(model_folder) / "words.txt"

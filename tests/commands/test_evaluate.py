@@ -148,7 +148,7 @@ def test_networks_of_a_manifest_run_no_code(evaluate, tmp_path, capsys):
     manifest = json.loads(path.read_text())
     np.savez(tmp_path / "real.npz", mu=np.zeros(3), sigma=np.eye(3))
     for metric, words in (
-        ("fd:clip:/nowhere", "network clip:/nowhere needs weights"),
+        ("fd:clip:/nowhere", "network /nowhere needs weights"),
         ("fd:sys:exit", "fd:sys:exit, which runs code"),
         ("clip:sys:exit", "clip:sys:exit, which runs code"),
     ):
