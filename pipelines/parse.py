@@ -87,13 +87,16 @@ def _meant(item: str, known: dict[str, type[Config]]) -> str:
 
 
 def _reference_like(name: str) -> str:
-    """A reference as it is written here, by its name here or elsewhere; "" where it is none."""
+    """A reference as it is written here, by its name here or elsewhere; "" is neither."""
     plain = _plain(name)
     kind = reference_names().get(REFERENCES.get(plain, plain))
     if kind is None:
         return ""
-    settings = "..." if any(text.isupper() for text in arguments_of(kind)) else ""
-    return f"{hyphenated(kind)}({'...' if kind.__name__ == 'WeakModel' else settings})"
+    try:
+        kind()
+    except (TypeError, ValueError):  # something must be said
+        return f"{hyphenated(kind)}(...)"
+    return f"{hyphenated(kind)}()"
 
 
 def hyphenated(kind: type[Config]) -> str:
@@ -226,7 +229,7 @@ def read_settings(kind: type[Config], items: Sequence[str], named: bool = False)
         key = key.strip()
         if key not in names:
             here = SETTINGS.get(key)
-            hint = f" ({here} is what Diffusers calls so)" if here in names else ""
+            hint = f" (the {key} of others is {here} here)" if here in names else ""
             allowed = f"one of its settings: {', '.join(names)}{hint}"
             raise ValueError(f"{kind.__name__} has no setting {key!r}; allowed is {allowed}")
         found = (_texts if key == "prompts" else _value)(value.strip())

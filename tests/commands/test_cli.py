@@ -202,9 +202,12 @@ def test_a_negative_prompt_without_effect(draw, capsys):
         (["x", "--guider", "cfg(interval(8, 0, 3))"], ["cfg(8)+interval(0, 3)"]),
         (
             ["x", "--guider", "apg(norm_threshold=2)"],
-            ["norm_threshold", "rescale is what Diffusers"],
+            ["norm_threshold", "norm_threshold of others is rescale"],
         ),
-        (["x", "--guider-arg", "guidance_scale=2"], ["guidance_scale", "scale is what Diffusers"]),
+        (
+            ["x", "--guider-arg", "guidance_scale=2"],
+            ["guidance_scale", "guidance_scale of others is scale"],
+        ),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_two(
