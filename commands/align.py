@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.generate import load_pipeline
+from ..pipelines.generate import LORA, load_pipeline
 from ..pipelines.machine import check_device
 from .flags import guider_from
 from .settings import add_machine, make_folder
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         pipe, reward, words, settings, args.out, unseen=unseen, held_out=held_out,
         device=args.device,
     )  # fmt: skip
-    print(trainer.run() / "pytorch_lora_weights.safetensors")
+    print(trainer.run() / LORA)
 
 
 def settings_from(given: dict[str, Any]) -> Any:

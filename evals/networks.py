@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .. import models
+from ..guidance.files import reason_of
 from . import inception
 from .features import text_features, to_tensor
 
@@ -212,9 +213,9 @@ def _inception() -> Network:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever a damaged file leads to
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"network inception: {path} is not its weights ({reason}); put {inception.URL} there"
+            f"network inception: {path} is not its weights ({reason_of(error)}); put "
+            f"{inception.URL} there"
         ) from None
     # TensorFlow's preparation is (value - 128) / 128 of values up to 255.
     return Network("inception", network, inception.SIZE, "tf1", (128 / 255,) * 3, (128 / 255,) * 3)
@@ -268,19 +269,21 @@ def _pretrained(kind: str, name: str) -> Any:
     try:
         transformers = importlib.import_module("transformers")
         return getattr(transformers, kind).from_pretrained(source, dtype=torch.float32).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged file raises anything
         where = weights_folder() / name if name in HUB else Path(source)
         raise ValueError(
-            f"network {name} needs weights that cannot be had ({reason}); put the files of "
-            f"{source} into {where}, or take one that ships, as in fd:emoji-clip"
+            f"network {name} needs weights that cannot be had ({reason_of(error)}); put the files "
+            f"of {source} into {where}, or take one that ships, as in fd:emoji-clip"
         ) from None
 
 
 def _tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise ValueError(f"tokenizer of {source} cannot be had ({reason_of(error)})") from None
 
 
 def _imported(name: str) -> Network:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -64,6 +65,15 @@ def write_torch(path: Path, value: Any) -> None:
     data = io.BytesIO()  # PyTorch hides what is wrong with a file that it writes itself
     torch.save(value, data)
     write(path, lambda file: file.write(data.getbuffer()))
+
+
+def reason_of(error: Exception) -> str:
+    """Why somebody's file cannot be read, in a line: what reading a damaged one raises is of many
+    kinds, and of many words."""
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch says how to run the code after all
+        return "a file of weights is damaged, or holds code, which is not run"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def sweep(folder: Path) -> None:

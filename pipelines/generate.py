@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import itertools
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from PIL import Image
 
 from .. import models
 from ..guidance import Guider
+from ..guidance.files import reason_of
 from . import png
 from .guided import guided
 from .machine import check_device, default_device, memory_of
@@ -152,7 +153,7 @@ def load_pipeline(
         )
     except Exception as error:  # a damaged file raises anything
         raise ValueError(
-            f"model is {model!r}; allowed is {allowed} that can be read ({_reason(error)})"
+            f"model is {model!r}; allowed is {allowed} that can be read ({reason_of(error)})"
         ) from None
     if weights:
         _add_lora(pipe, weights)
@@ -169,14 +170,6 @@ def load_pipeline(
     return pipe if device == "cpu" else pipe.to(device)
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong in reading somebody's files, in a line."""
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch says how to run it after all
-        return "a file of weights is damaged, or holds code, which is not run"
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _lora_file(lora: str) -> Path:
     path = Path(lora)
     path = path / LORA if path.is_dir() else path
@@ -188,6 +181,10 @@ def _lora_file(lora: str) -> Path:
 
 
 def _add_lora(pipe: Any, path: Path) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"lora is {str(path)!r}; allowed with peft: `pip install 'guiders[align]'` gets it"
+        )
     where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     try:
@@ -200,7 +197,7 @@ def _add_lora(pipe: Any, path: Path) -> None:
     except Exception as error:  # of many kinds, where it is for another model
         raise ValueError(
             f"lora is {str(path)!r}; allowed is one of a {type(pipe).__name__} that can be read "
-            f"({_reason(error)})"
+            f"({reason_of(error)})"
         ) from None
 
 

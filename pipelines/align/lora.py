@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ...guidance import AdapterOff
 from ...guidance.files import write_tensors
+from ..generate import LORA
 from ..guided import DENOISERS, parts_of
 from ..inputs import Inputs
 from ..perturb import changed
 
 ADAPTER = "align"
-WEIGHTS = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -115,4 +115,4 @@ class Adapter:
             "format": "pt",
             LORA_ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True),
         }
-        write_tensors(folder / WEIGHTS, tensors, notes)
+        write_tensors(folder / LORA, tensors, notes)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...guidance.files import write_torch
+from ...guidance.files import reason_of, write_torch
 from ..generate import negative_arguments
 from ..guided import DENOISERS, guided, parts_of
 from ..machine import all_processes, default_device
@@ -345,10 +345,9 @@ class Trainer:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # what a damaged file makes torch raise is of many kinds
-            reason = str(error).splitlines()[0][:120]
             raise ValueError(
-                f"{path} cannot be read ({reason}); allowed is a whole checkpoint, or another "
-                "folder to begin anew"
+                f"{path} cannot be read ({reason_of(error)}); allowed is a whole checkpoint, or "
+                "another folder to begin anew"
             ) from None
         for name, value in self._identity().items():
             began = state.get("run", {}).get(name, value)

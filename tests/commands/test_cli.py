@@ -202,11 +202,11 @@ def test_a_negative_prompt_without_effect(draw, capsys):
         (["x", "--guider", "cfg(interval(8, 0, 3))"], ["cfg(8)+interval(0, 3)"]),
         (
             ["x", "--guider", "apg(norm_threshold=2)"],
-            ["norm_threshold", "norm_threshold of others is rescale"],
+            ["norm_threshold of others is rescale"],
         ),
         (
             ["x", "--guider-arg", "guidance_scale=2"],
-            ["guidance_scale", "guidance_scale of others is scale"],
+            ["guidance_scale of others is scale"],
         ),
     ],
 )
