@@ -279,7 +279,7 @@ def test_the_size_of_the_change(tmp_path):
 
 def test_bfloat16_keeps_the_lora_in_float32(tmp_path):
     trainer = train(tmp_path, max_steps=2, mixed_precision="bf16")
-    assert trainer.pipe.unet.dtype == torch.bfloat16
+    assert trainer.pipe.unet.dtype == trainer.pipe.vae.dtype == torch.bfloat16
     assert {p.dtype for p in trainer.adapter.parameters()} == {torch.float32}
     assert {v.dtype for v in weights(tmp_path).values()} == {torch.float32}
     if not torch.cuda.is_available():
