@@ -116,10 +116,14 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
     items = text.split(",") if isinstance(text, str) else list(text)
     emoji = model.startswith("emoji")
     found: dict[str, Wanted] = {}
-    for item in (item.strip() for item in items):
+    named = [item.strip() for item in items]
+    if not any(named):
+        raise ValueError(f"metrics is {text!r}; needed is at least one of {', '.join(METRICS)}")
+    for item in named:
         if not item:
-            given = text if isinstance(text, str) else ",".join(text)
-            raise ValueError(f"metrics is {given!r}, with an empty name; allowed are names alone")
+            raise ValueError(
+                f"metrics is {','.join(items)!r}, with an empty name; allowed are names alone"
+            )
         name, _, network = ALIASES.get(item, item).partition(":")
         if name not in METRICS:
             allowed = ", ".join([*METRICS, *ALIASES])
@@ -138,8 +142,6 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
         }
         wanted = Wanted(name, network or default.get(family, ""))
         found[wanted.key] = wanted
-    if not found:
-        raise ValueError("metrics are none; needed is at least one")
     return list(found.values())
 
 
