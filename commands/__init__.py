@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
 
+from ..pipelines.machine import THREADS, fixed_threads
+from ..pipelines.words import start_of
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
+# Flags as other programs have them.
+FLAGS = {
+    "--steps": "--num-inference-steps", "--sampler": "--scheduler", "--cfg": "--guidance-scale",
+    "--cfg-scale": "--guidance-scale", "--scale": "--guidance-scale", "--output": "--out",
+    "--num-images-per-prompt": "--num-images", "--lora-weights": "--lora",
+}  # fmt: skip
 COMMANDS = (generate, grid, evaluate, compare, tune, profile, advise, align, fit, listing)
 
 
@@ -19,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warn
     _hush()
     try:
-        args.run(args)
+        with fixed_threads(getattr(args, "threads", THREADS)):
+            args.run(args)
     except ValueError as error:
         return _complain(error, 2)
     except BrokenPipeError:  # the reader has gone, as in `guiders list | head`
@@ -32,14 +46,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """One that answers unknown flags with those that may be meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags, hints = re.findall(r"--[\w-]+", self.format_help()), []
+            for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+                near = [FLAGS[name]] if FLAGS.get(name) in flags else []
+                near = near or difflib.get_close_matches(name, flags, 1)
+                hints += [f" (did you mean {one}?)" for one in near]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        return found, unknown
+
+
 def _hush() -> None:
-    """No bars and notices of loading; downloads keep theirs."""
+    """No bars and notices of loading, and no notices of pages; downloads keep their bars."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    for handler in logging.getLogger("diffusers").handlers:
+        handler.addFilter(_shorten)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Diffusers repeats a prompt in full where it cuts it off."""
+    record.msg, record.args = start_of(record.getMessage(), 300), ()
+    return True
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -54,7 +91,8 @@ def _complain(error: Exception, code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    top = argparse.ArgumentParser(prog="guiders", description="Guided text-to-image generation.")
+    top = Parser(prog="guiders", description="Guided text-to-image generation.")
+    top.add_argument("--version", action="version", version=f"guiders {version('guiders')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.generate import load_pipeline
+from ..pipelines.generate import LORA, load_pipeline
+from ..pipelines.machine import check_device
 from .flags import guider_from
-from .settings import make_folder
+from .settings import add_machine, make_folder
 
 WHOLE = {
     "max-steps": "optimiser steps (default: 100)",
@@ -35,7 +36,7 @@ NUMBERS = {
     "kl-weight": "of the squared distance of the network's output to the base's (default: 0)",
     "weight-penalty": "of the squared size of the LoRA's change (default: 0)",
 }
-HELD_OUT = {"emoji-clip": "emoji-judge"}
+PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def add(commands: Any) -> None:
@@ -78,7 +79,7 @@ def add(commands: Any) -> None:
     for names, kind in ((WHOLE, int), (NUMBERS, float)):
         for name, text in names.items():
             more(f"--{name}", type=kind, default=absent, help=text)
-    more("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
+    add_machine(one)
     more("--out", type=Path, default=Path("lora"), help="folder (default: lora)")
     one.set_defaults(run=run)
 
@@ -107,12 +108,17 @@ def run(args: argparse.Namespace) -> None:
             f"held_out_reward is {judge!r}, which is what is trained with; allowed is another"
         )
     held_out = parse_reward(judge, judges=True) if judge else None
-    pipe = load_pipeline(args.model, scheduler=args.scheduler, device=args.device)
+    check_device(args.device)
+    # On the host and in its precision: the trainer moves it to the device of this process.
+    pipe = load_pipeline(
+        args.model, scheduler=args.scheduler, device="cpu",
+        dtype=PRECISIONS[settings.mixed_precision],
+    )  # fmt: skip
     trainer = Trainer(
         pipe, reward, words, settings, args.out, unseen=unseen, held_out=held_out,
         device=args.device,
     )  # fmt: skip
-    print(trainer.run() / "pytorch_lora_weights.safetensors")
+    print(trainer.run() / LORA)
 
 
 def settings_from(given: dict[str, Any]) -> Any:
@@ -121,7 +127,7 @@ def settings_from(given: dict[str, Any]) -> Any:
     Raises:
         ValueError: a flag is not allowed.
     """
-    from ..pipelines.align import AlignSettings, settings_for
+    from ..pipelines.align import METHODS, AlignSettings, Truncation, settings_for
 
     names = {field.name for field in dataclasses.fields(AlignSettings)} - {"guider"}
     changes = {name: given[name] for name in names if name in given}
@@ -130,6 +136,7 @@ def settings_from(given: dict[str, Any]) -> Any:
     if given["method"] != "refl":
         changes = {"num_inference_steps": 30, **changes}
     base = settings_for(given["method"])
+    usual = METHODS[given["method"]].get("truncation", Truncation())  # for any number of steps
     kind = given.get("truncation", base.truncation.kind)
     for name, wrong, where in (
         (
@@ -144,7 +151,7 @@ def settings_from(given: dict[str, Any]) -> Any:
     parts = {"truncation": "kind", "truncation_steps": "steps", "early_stop": "early_stop"}
     truncation = {new: given[old] for old, new in parts.items() if old in given}
     if truncation:
-        changes["truncation"] = base.truncation.replace(**truncation)
+        changes["truncation"] = usual.replace(**truncation)
     loss = {new: given[old] for old, new in (("loss", "kind"), ("target", "target"))
             if isinstance(given.get(old), (str, float))}  # fmt: skip
     changes.pop("loss", None)

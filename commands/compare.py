@@ -22,7 +22,7 @@ from ..pipelines.parse import UNGUIDED, parse_guider
 from ..pipelines.settle import settle
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
-from .settings import add_profile, add_run, make_folder, pipeline_of
+from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of
 
 GUIDERS, SCALES = ("cfg", "apg"), "1,2,4,8,12,16"
 WANTED = "fd,clip,saturation,contrast,clipped,nfe"
@@ -41,13 +41,14 @@ def add(commands: Any) -> None:
         help=f"several times; such as cfg, 'apg+adaptive', 'cfg(5)' at its own scale, {UNGUIDED}, "
         f"or a .json file (default: {' and '.join(GUIDERS)}); the first is the baseline of ssim",
     )  # fmt: skip
-    one.add_argument("--scales", default=SCALES, help=f"between commas (default: {SCALES})")
+    one.add_argument("--scales", help=f"between commas (default: {SCALES})")
     one.add_argument(
         "--no-match", action="store_true", help="do not draw CFG at each effective scale as well"
     )
     one.add_argument("--out", type=Path, help="folder of the comparison (default: out/compare)")
     add_measuring(one, WANTED)
     add_profile(one)
+    add_lora(one)
     add_run(one, STEPS)
     one.set_defaults(run=run)
 
@@ -58,7 +59,12 @@ def run(args: argparse.Namespace) -> None:
     labels = [method.label for method in methods]
     if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
         raise ValueError(f"guider is {twice[0]!r} twice; allowed is each name once")
-    scales = scales_of(args.scales)
+    scales = scales_of(SCALES if args.scales is None else args.scales)
+    if args.scales is not None and (fixed := [one for one in methods if one.fixed is not None]):
+        said = {one.label: f"{one.label} has its own" for one in fixed}
+        said |= {"unguided": f"{UNGUIDED} has no scale"} if "unguided" in said else {}
+        which = ", ".join(said.values())
+        warnings.warn(f"scales is {args.scales}; not of every guider: {which}", stacklevel=2)
     plan = plan_of(given, CFG(1))
     emoji = plan.settings.model == "emoji"
     request = Request(

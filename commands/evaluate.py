@@ -12,7 +12,9 @@ from typing import Any
 from ..evals.evaluation import evaluate, prompts_of
 from ..evals.figures import Figure
 from ..evals.manifest import Request, model_facts, read_manifest
+from ..evals.measure import check_sources
 from ..evals.metrics import ALIASES, METRICS, parse_metrics
+from ..evals.networks import runs_code
 from ..evals.plan import Plan
 from ..evals.processes import Processes
 from ..evals.tables import shown
@@ -64,13 +66,6 @@ def add_measuring(parser: argparse.ArgumentParser, metrics: str = "", images: in
         "pytorch-fid, a folder, or hub:NAME",
     )
     add("--batch-size", type=int, default=32, help="pictures drawn at once, by one process")
-    add(
-        "--threads",
-        type=int,
-        default=1,
-        help="on a CPU, where they change the rounding (default: 1, which is the "
-        "fastest on shared cores)",
-    )
     add("--no-pictures", action="store_true", help="keep features alone, and no pictures")
     add(
         "--bootstrap",
@@ -89,13 +84,15 @@ def run(args: argparse.Namespace) -> None:
         for name, value in vars(args).items():
             if name not in own and (name not in usual or usual[name] != value):
                 raise ValueError(f"{name} is {value!r}; allowed without --from, which says it all")
-        coded = [one for one in before["request"].get("metrics", ()) if one.count(":") > 1]
+        named = map(str, before["request"].get("metrics", ()))
+        coded = [one for one in named if runs_code(ALIASES.get(one, one).partition(":")[2])]
         if coded:
             raise ValueError(
                 f"the manifest measures {coded[0]}, which runs code that it names; allowed is "
                 "naming it yourself, in a new evaluation"
             )
     request = Request.from_dict(before["request"]) if before else request_of(vars(args))
+    check_sources(parse_metrics(request.metrics, request.model), request.reference)
     out = args.out or Path("out/evaluate")
     make_folder(out)
     processes = Processes(args.device)
@@ -139,7 +136,7 @@ def request_of(given: Mapping[str, Any]) -> Request:
         drawing = {
             "guider", "guidance_scale", "guider_arg", "guider_config", "interval", "adaptive",
             "scheduler", "accelerate", "seed", "num_inference_steps", "negative_prompt", "width",
-            "height", "dtype",
+            "height", "dtype", "lora",
         }  # fmt: skip
         for name in sorted(drawing & set(given)):
             raise ValueError(
@@ -163,6 +160,7 @@ def shared(given: Mapping[str, Any]) -> dict[str, Any]:
         "bootstrap": given["bootstrap"],
         "neighbours": given["neighbours"],
         "keep": not given["no_pictures"],
+        "threads": given["threads"],
     }
 
 

@@ -13,7 +13,7 @@ from ..evals.prompts import SETS, load_prompts
 from ..guidance.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.fit_linear_ag import fit_linear_ag
 from ..pipelines.generate import Settings
-from .settings import add_run, make_folder, pipeline_of
+from .settings import add_run, check_count, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}
 
@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> None:
     given = vars(args)
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = {"num_inference_steps": 20} | {n: given[n] for n in names & given.keys()}
-    if args.paths < 1:
-        raise ValueError(f"paths is {args.paths}; allowed is at least 1")
+    check_count("paths", args.paths)
     prompts = prompts_of(args.prompts, given.get("model", "emoji"))
     random.Random(given.get("seed", 0)).shuffle(prompts)
     # Prompts of the paths that are held out are not fitted on, where there are enough.

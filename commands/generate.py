@@ -11,7 +11,15 @@ from ..pipelines import png
 from ..pipelines.generate import generate, save
 from ..pipelines.settle import settle
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
+from .settings import (
+    add_settings,
+    check_count,
+    make_folder,
+    pipeline_of,
+    settings_of,
+    warn,
+    warn_of_length,
+)
 
 
 def add(commands: Any) -> None:
@@ -34,24 +42,25 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     given = vars(args)
     stored = png.read(args.params_from) if args.params_from else {}
-    if args.num_images < 1:
-        raise ValueError(f"num_images is {args.num_images}; allowed is at least 1")
     guider = guider_from(given, stored)
     prompts = args.prompt or ([stored["prompt"]] if stored else [])
     if not prompts:
         raise ValueError("prompt is missing; allowed is at least one, or --params-from a picture")
+    check_count("num_images", args.num_images, len(prompts))
     settings = [settings_of(given, stored, guider, prompt) for prompt in prompts]
-    jobs = [
-        dataclasses.replace(one, seed=one.seed + number)
-        for one in settings
-        for number in range(args.num_images)
-    ]
-    warn(jobs, guider)
+    last = settings[0].seed + args.num_images - 1
+    dataclasses.replace(settings[0], seed=last)  # is allowed, too
+    warn(settings, guider)
     if args.out.suffix.lower() in (".png", ".jpg", ".webp"):
         raise ValueError(f"out is {str(args.out)!r}; allowed is a folder, pictures are numbered")
     make_folder(args.out)
     pipe = pipeline_of(settings[0], args.device)
-    guider = settle(pipe, jobs[0], guider, args.profile)
-    jobs = [dataclasses.replace(job, guider=guider.to_dict()) for job in jobs]
+    warn_of_length(pipe, settings)
+    guider = settle(pipe, settings[0], guider, args.profile)
+    jobs = (
+        dataclasses.replace(one, guider=guider.to_dict(), seed=one.seed + number)
+        for one in settings
+        for number in range(args.num_images)
+    )
     for picture in generate(pipe, jobs, guider, batch_size=args.batch_size):
         print(f"{save(picture, args.out)}  {picture.evaluations} evaluations", flush=True)

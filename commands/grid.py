@@ -17,7 +17,7 @@ from ..pipelines.grid import AXES, Axis, draw
 from ..pipelines.parse import UNGUIDED
 from ..pipelines.settle import settle
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of, warn
+from .settings import add_settings, make_folder, pipeline_of, settings_of, warn, warn_of_length
 
 
 def add(commands: Any) -> None:
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
     make_folder(out.parent)
     pipe = pipeline_of(next(iter(cells.values()))[0], args.device)
     pipe.set_progress_bar_config(disable=True)
+    warn_of_length(pipe, [job for job, _ in cells.values()])
 
     for place, (job, guider) in cells.items():  # before anything is drawn
         if intents(guider):
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
     picture = draw(x, y, cell)
     text = png.grid_info([dataclasses.asdict(job) for job, _ in cells.values()])
-    picture.save(out, pnginfo=text)
+    png.save(out, picture, text)
     print(out)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from .. import models
 from ..guidance import CFG, Guider
 from ..pipelines import words
-from ..pipelines.generate import DTYPES, SCHEDULERS, Settings, load_pipeline, model_folder
+from ..pipelines.generate import DTYPES, MOST, SCHEDULERS, Settings, load_pipeline, model_folder
+from ..pipelines.machine import THREADS
 
 
 def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:
@@ -60,6 +61,7 @@ def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:
         help="a guider stored as JSON, instead of --guider",
     )
     add_profile(parser)
+    add_lora(parser)
     add_run(parser, steps)
 
 
@@ -71,6 +73,13 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         "those that ship are found without it (the emoji model at "
         f"{', '.join(path.stem.split('-')[1] for path in models.profiles())} steps)",
     )
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora", default=argparse.SUPPRESS, metavar="FOLDER_OR_FILE",
+        help="a LoRA for the model, such as what guiders align made (default: none)",
+    )  # fmt: skip
 
 
 def add_run(parser: argparse.ArgumentParser, steps: int = 30) -> None:
@@ -87,7 +96,20 @@ def add_run(parser: argparse.ArgumentParser, steps: int = 30) -> None:
     add("--width", type=int, default=absent, help="pixels (default: the model's)")
     add("--height", type=int, default=absent, help="pixels (default: the model's)")
     add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")
+    add_machine(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """On what a command runs; ``main`` sees to the threads."""
+    add = parser.add_argument
     add("--device", default="", help="such as cuda or cpu (default: the fastest there is)")
+    add(
+        "--threads",
+        type=int,
+        default=THREADS,
+        help="of the CPU, where they change the rounding: fixed, so that results are the same on "
+        f"any number of cores (default: {THREADS}; more are faster for large models without a GPU)",
+    )
 
 
 def settings_of(
@@ -100,8 +122,20 @@ def settings_of(
 
 def pipeline_of(settings: Settings, device: str) -> Any:
     return load_pipeline(
-        settings.model, scheduler=settings.scheduler, device=device, dtype=settings.dtype
-    )
+        settings.model, scheduler=settings.scheduler, device=device, dtype=settings.dtype,
+        lora=settings.lora,
+    )  # fmt: skip
+
+
+def check_count(name: str, value: int, each: int = 1) -> None:
+    """Complain of a number of pictures that nobody means, before there is a list of them.
+
+    Args:
+        each: so many prompts have that many pictures.
+    """
+    most = MOST // each
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} is {value}; allowed is at least 1 and here at most {most}")
 
 
 def make_folder(path: Path) -> None:
@@ -114,10 +148,32 @@ def make_folder(path: Path) -> None:
         raise ValueError(f"out is {str(path)!r}; allowed is a folder that can be written")
 
 
+def prompts_in(jobs: Sequence[Settings]) -> list[str]:
+    """All prompts, and the negative ones, each once."""
+    return list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
+
+
+def warn_of_length(pipe: Any, jobs: Sequence[Settings]) -> None:
+    """Say which prompts are cut off."""
+    for prompt in prompts_in(jobs):
+        if found := words.tokens_too_many(pipe, prompt):
+            start = repr(words.start_of(prompt, 30))
+            print(
+                f"guiders: warning: the prompt {start} has {found[0]} tokens, of which the model "
+                f"reads the first {found[1]}",
+                file=sys.stderr,
+            )
+
+
 def warn(jobs: Sequence[Settings], *guiders: Guider) -> None:
+    """Say what of the prompts, and of a negative prompt, has no effect."""
     unknown: dict[str, list[str]] = {}
-    for prompt in dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)):
-        unknown |= words.unknown_words(prompt, model_folder(jobs[0].model))
+    folder = model_folder(jobs[0].model)
+    for prompt in prompts_in(jobs):
+        unknown |= words.unknown_words(prompt, folder)
+        if words.says_nothing(prompt, folder):
+            text = repr(words.start_of(prompt, 60))
+            print(f"guiders: warning: the model knows no word of {text}", file=sys.stderr)
     if unknown:
         print(f"guiders: warning: {words.warning(unknown)}", file=sys.stderr)
     if jobs[0].negative_prompt and all(guider == CFG(1) for guider in guiders):

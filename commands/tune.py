@@ -17,7 +17,7 @@ from ..evals.tuning_report import markdown, write_tuning
 from ..guidance import CFG
 from ..pipelines.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared
-from .settings import add_profile, add_run, make_folder, pipeline_of
+from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of
 
 GUIDER, METRIC, BUDGET, IMAGES = "apg(scale=2..16, eta=0..1)", "fd", 40, 128
 
@@ -60,6 +60,7 @@ def add(commands: Any) -> None:
     add("--out", type=Path, default=Path("out/tune"), help="folder (default: out/tune)")
     add_measuring(one, images=IMAGES)
     add_profile(one)
+    add_lora(one)
     add_run(one, STEPS)
     one.set_defaults(run=run)
 

@@ -22,7 +22,7 @@ from .bootstrap import Estimate
 from .evaluation import evaluate
 from .figures import Figure
 from .manifest import Request, model_facts
-from .measure import Judges
+from .measure import Judges, check_sources
 from .metrics import Wanted, parse_metrics
 from .plan import exact_scale
 from .processes import Processes
@@ -113,8 +113,9 @@ def compare(
         metrics = (*metrics, EFFECTIVE)
     request = dataclasses.replace(request, metrics=metrics)
     wanted = parse_metrics(metrics, request.model)
+    check_sources(wanted, request.reference)
     model = model_facts(load())
-    judges = Judges.load(wanted, request.reference, processes)
+    judges = Judges.load(wanted, request.reference, processes, plan.threads)
     cells = cells_of(methods, scales, out)
     done: dict[Path, dict[str, Figure]] = {}
 

@@ -21,9 +21,10 @@ from PIL import Image
 from ..guidance import Guider
 from ..pipelines import guided, png
 from ..pipelines.generate import sample
+from ..pipelines.machine import THREADS, fixed_threads
 from ..pipelines.parse import parse_acceleration
-from .files import is_whole, read_json, read_picture, write, write_json
-from .plan import Plan, fixed_threads
+from .files import is_whole, read_json, read_picture, write_json
+from .plan import Plan
 from .prompts import Prompts
 from .reference import find_pictures
 
@@ -45,6 +46,7 @@ class Drawing:
     ) -> None:  # fmt: skip
         self.plan, self.prompts, self.count, self.folder = plan, prompts, count, folder
         self.batch_size, self.batches = plan.batch_size, math.ceil(count / plan.batch_size)
+        self.threads = plan.threads
         self.keep, self.drawn, self.evaluated, self.seconds = keep, 0, 0, 0.0
         self._load = load
         self._guider = plan.guider
@@ -81,7 +83,7 @@ class Drawing:
         """(N,) effective scale of each picture, the mean over steps; the batch is drawn again."""
         pipe = self._pipe()
         jobs = self.plan.jobs(self.prompts, batch)
-        with fixed_threads(self.plan.threads), guided(
+        with fixed_threads(self.threads), guided(
             pipe, self._guider, quiet=True, diagnose=True, accelerate=self._accelerate
         ) as run:  # fmt: skip
             sample(pipe, jobs)
@@ -105,7 +107,7 @@ class Drawing:
         pipe, jobs = self._pipe(), self.plan.jobs(self.prompts, batch)
         _forget_peak(pipe.device)
         started = time.perf_counter()
-        with fixed_threads(self.plan.threads), guided(
+        with fixed_threads(self.threads), guided(
             pipe, self._guider, quiet=True, accelerate=self._accelerate
         ) as run:  # fmt: skip
             images = [image.convert("RGB") for image in sample(pipe, jobs)]
@@ -130,11 +132,14 @@ class Drawing:
     def _store(self, number: int, job: Any, image: Image.Image, sampler: str) -> None:
         settings = dataclasses.asdict(job) | {"width": image.width, "height": image.height}
         text = png.info(settings, str(Guider.from_dict(job.guider)), sampler)
-        write(self.path(number), lambda file: image.save(file, "PNG", pnginfo=text))
+        png.save(self.path(number), image, text)
 
 
 class Gallery:
     """Pictures that somebody else has drawn: all those in a folder, by name.
+
+    Args:
+        threads: of PyTorch on the CPU, to measure.
 
     Attributes:
         digest: SHA-256 of their names and contents, 16 digits of it.
@@ -142,7 +147,9 @@ class Gallery:
 
     keep = True
 
-    def __init__(self, folder: Path, count: int = 0, batch_size: int = 32) -> None:
+    def __init__(
+        self, folder: Path, count: int = 0, batch_size: int = 32, threads: int = THREADS
+    ) -> None:
         files = find_pictures(folder)
         if count > len(files):
             raise ValueError(f"{folder} holds {len(files)} pictures; needed are {count}")
@@ -152,7 +159,7 @@ class Gallery:
             whole.update(f"{path.relative_to(folder)}\n".encode())
             whole.update(hashlib.sha256(path.read_bytes()).digest())
         self.digest = whole.hexdigest()[:16]
-        self.count, self.batch_size = len(self._files), batch_size
+        self.count, self.batch_size, self.threads = len(self._files), batch_size, threads
         self.batches = math.ceil(self.count / batch_size)
         self.folder, self.drawn, self.evaluated, self.seconds = folder, 0, 0, 0.0
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from ..guidance.files import sweep
+from ..pipelines.machine import fixed_threads
 from .drawing import Drawing, Gallery
 from .figures import Figure
-from .files import claim, sweep
+from .files import claim
 from .manifest import Request, files_digest, model_facts, write_manifest
 from .measure import Judges, measure
 from .metrics import NEIGHBOURS, Wanted, hits, parse_metrics, scores
@@ -50,7 +52,8 @@ def evaluate(
     wanted = parse_metrics(request.metrics, request.model)
     prompts = prompts_of(request)
     check_request(request, wanted, prompts)
-    judges = judges or Judges.load(wanted, request.reference, processes)
+    threads = request.plan.threads if request.plan else request.threads
+    judges = judges or Judges.load(wanted, request.reference, processes, threads)
     check_networks(wanted, judges, prompts)
     source: Drawing | Gallery
     if request.plan is not None and load is not None:
@@ -68,17 +71,19 @@ def evaluate(
         processes.wait()
         source = Drawing(request.plan, prompts, request.count, out, load, request.keep)
     else:
-        source = Gallery(Path(request.pictures), request.count)
+        source = Gallery(Path(request.pictures), request.count, threads=threads)
         if processes.first:
-            claim(out, {"pictures": request.pictures, "pictures_sha256": source.digest})
+            facts = {"pictures": request.pictures, "pictures_sha256": source.digest}
+            claim(out, facts | {"threads": threads})
         processes.wait()
     baseline = None
     if request.baseline:
         baseline = Gallery(pictures_in(request.baseline), source.count)
-    found = measure(
-        source, wanted, judges, out, prompts, baseline, processes, request.bootstrap,
-        request.neighbours, title or out.name,
-    )  # fmt: skip
+    with fixed_threads(threads):  # networks round as drawing does
+        found = measure(
+            source, wanted, judges, out, prompts, baseline, processes, request.bootstrap,
+            request.neighbours, title or out.name,
+        )  # fmt: skip
     if processes.first:
         write_manifest(out, request, source, found, judges, prompts, model, processes.count)
     processes.wait()

@@ -1,46 +1,18 @@
-"""Files that are whole or not there: written under another name, then renamed."""
+"""What an evaluation keeps: JSON, arrays and pictures, each whole or not there."""
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..guidance.files import write, write_text
+
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, KeyError, zipfile.BadZipFile)
-
-
-def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-    """Write with ``fill(file)``; a kill at any moment leaves the old file or the new one.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            fill(file)
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written ({error}); what was made before is kept") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what writers left that were killed; none may be at work in the folder."""
-    for part in folder.rglob(".*.part"):
-        part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    write(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..guidance.files import write
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -89,7 +91,7 @@ class Moments:
         arrays: dict[str, Any] = {
             "mu": self.mean.numpy(), "sigma": self.covariance.numpy(), "count": self.count, **more,
         }  # fmt: skip
-        np.savez_compressed(path, **arrays)
+        write(Path(path), lambda file: np.savez_compressed(file, **arrays))
 
 
 class Streamed:

@@ -16,9 +16,12 @@ import numpy as np
 import torch
 
 from ..guidance import Guider
+from ..guidance.files import write
+from ..pipelines.generate import MOST
+from ..pipelines.machine import THREADS
 from .drawing import Drawing, Gallery
 from .figures import Figure
-from .files import read_json, write, write_json
+from .files import read_json, write_json
 from .measure import Judges
 from .networks import weights_digest
 from .plan import Plan, device_name
@@ -42,6 +45,7 @@ class Request:
         bootstrap: draws of each interval; ``None`` is 200 where they take seconds.
         neighbours: k of precision, recall, density and coverage.
         keep: store the pictures that are drawn.
+        threads: of PyTorch on the CPU, to measure those of the folder; a plan has its own.
     """
 
     plan: Plan | None = None
@@ -54,6 +58,7 @@ class Request:
     bootstrap: int | None = None
     neighbours: int = 3
     keep: bool = True
+    threads: int = THREADS
 
     def __post_init__(self) -> None:
         least = 0 if self.pictures else 2
@@ -62,8 +67,10 @@ class Request:
             ("neighbours", self.neighbours, 1),
             ("bootstrap", 0 if self.bootstrap is None else self.bootstrap, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} is {value!r}; allowed is a whole number from {low} on")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
+                raise ValueError(
+                    f"{name} is {value!r}; allowed is a whole number from {low} to {MOST}"
+                )
         if (self.plan is None) == (not self.pictures):
             raise ValueError(
                 f"pictures is {self.pictures!r}; allowed is a folder, or a plan to draw"

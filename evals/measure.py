@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..pipelines.machine import THREADS, fixed_threads
 from . import figures
 from .drawing import Drawing, Gallery
 from .figures import Figure
@@ -31,11 +32,11 @@ from .metrics import (
     scores,
     similarity_probe,
 )
-from .networks import Network, load_network
+from .networks import Network, check_name, load_network
 from .plan import exact_scale
 from .processes import Processes
 from .prompts import Prompts
-from .reference import Reference, load_reference
+from .reference import Reference, check_reference, load_reference
 
 LARGE = 20_000  # above this many pictures features are not kept for a Frechet distance alone
 DIAGNOSED = 64  # pictures of which the effective scale is measured
@@ -54,28 +55,27 @@ class Judges:
     references: dict[str, Reference]
 
     @classmethod
-    def load(cls, wanted: Sequence[Wanted], reference: str, processes: Processes) -> Judges:
+    def load(
+        cls, wanted: Sequence[Wanted], reference: str, processes: Processes, threads: int = THREADS
+    ) -> Judges:
         """Load what the metrics need, and nothing else.
+
+        Args:
+            threads: of PyTorch on the CPU, for the features of real pictures.
 
         Raises:
             ValueError: weights or statistics cannot be had, or do not fit the metrics.
         """
-        device = processes.device or "cpu"
-        networks = {
-            one.network: load_network(one.network).to(device)
-            for one in {w.network: w for w in wanted if w.network}.values()
-        }
+        sets = check_sources(wanted, reference)
+        names = dict.fromkeys(one.network for one in wanted if one.network)
         references: dict[str, Reference] = {}
-        sets = [one for one in wanted if one.metric.family == "set"]
-        if sets and not reference:
-            raise ValueError(
-                f"reference is missing, and {sets[0].key} compares with one; allowed is an .npz or "
-                ".pkl file, a folder of pictures, or hub:NAME"
-            )
+        networks = {name: load_network(name).to(processes.device) for name in names}
         if processes.first:
             for one in sets:
                 if one.network not in references:
-                    references[one.network] = load_reference(reference, networks[one.network])
+                    with fixed_threads(threads):
+                        found = load_reference(reference, networks[one.network])
+                    references[one.network] = found
                 if one.name != "fd" and references[one.network].features is None:
                     raise ValueError(
                         f"metrics has {one.key!r}, which needs the features of each real picture; "
@@ -83,6 +83,26 @@ class Judges:
                         "are pictures"
                     )
         return cls(networks, references)
+
+
+def check_sources(wanted: Sequence[Wanted], reference: str) -> list[Wanted]:
+    """Complain of names and references before anything is loaded; returns what compares with one.
+
+    Raises:
+        ValueError: there is no such network, or nothing to compare with.
+    """
+    for one in wanted:
+        if one.network:
+            check_name(one.network)
+    sets = [one for one in wanted if one.metric.family == "set"]
+    if sets and not reference:
+        raise ValueError(
+            f"reference is missing, and {sets[0].key} compares with one; allowed is an .npz or "
+            ".pkl file, a folder of pictures, or hub:NAME"
+        )
+    for name in dict.fromkeys(one.network for one in sets):
+        check_reference(reference, name)
+    return sets
 
 
 def measure(

@@ -116,7 +116,14 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
     items = text.split(",") if isinstance(text, str) else list(text)
     emoji = model.startswith("emoji")
     found: dict[str, Wanted] = {}
-    for item in filter(None, (item.strip() for item in items)):
+    named = [item.strip() for item in items]
+    if not any(named):
+        raise ValueError(f"metrics is {text!r}; needed is at least one of {', '.join(METRICS)}")
+    for item in named:
+        if not item:
+            raise ValueError(
+                f"metrics is {','.join(items)!r}, with an empty name; allowed are names alone"
+            )
         name, _, network = ALIASES.get(item, item).partition(":")
         if name not in METRICS:
             allowed = ", ".join([*METRICS, *ALIASES])
@@ -135,8 +142,6 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
         }
         wanted = Wanted(name, network or default.get(family, ""))
         found[wanted.key] = wanted
-    if not found:
-        raise ValueError(f"metrics is {text!r}; needed is at least one of {', '.join(METRICS)}")
     return list(found.values())
 
 

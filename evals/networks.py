@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .. import models
+from ..guidance.files import reason_of
 from . import inception
 from .features import text_features, to_tensor
 
@@ -147,7 +149,8 @@ def load_network(name: str) -> Network:
     Raises:
         ValueError: there is no such network, or its weights cannot be had.
     """
-    if name.startswith("emoji-") and name in NAMES:
+    check_name(name)
+    if name in NAMES and name.startswith("emoji-"):
         return _emoji(name)
     if name == "inception":
         return _inception()
@@ -155,14 +158,27 @@ def load_network(name: str) -> Network:
         return _dinov2()
     if name in HUB:
         return _clip(name, name)
-    if name.startswith("clip:") and len(name) > len("clip:"):
-        return _clip(name, name.removeprefix("clip:"))
-    if ":" in name:
+    if runs_code(name):
         return _imported(name)
-    raise ValueError(
-        f"network is {name!r}; allowed is one of {', '.join(NAMES)}, clip:ID_OR_FOLDER, or "
-        "package.module:attribute"
-    )
+    return _clip(name, name.removeprefix("clip:"))
+
+
+def check_name(name: str) -> None:
+    """Complain of what is no network's name, without loading any.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in NAMES and name not in HUB and not re.fullmatch(r"[^:]+:.+", name):
+        raise ValueError(
+            f"network is {name!r}; allowed is one of {', '.join(NAMES)}, clip:ID_OR_FOLDER, or "
+            "package.module:attribute"
+        )
+
+
+def runs_code(name: str) -> bool:
+    """Does loading that network import a module that its name says?"""
+    return ":" in name and not name.startswith("clip:")
 
 
 def weights_folder() -> Path:
@@ -194,15 +210,15 @@ def _inception() -> Network:
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"network inception needs weights that cannot be fetched ({error}); put "
-                f"{inception.URL} at {path}"
+                f"{inception.URL} at {path}, or take a network that ships, as in fd:emoji-clip"
             ) from None
     network = inception.Inception()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever a damaged file leads to
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"network inception: {path} is not its weights ({reason}); put {inception.URL} there"
+            f"network inception: {path} is not its weights ({reason_of(error)}); put "
+            f"{inception.URL} there"
         ) from None
     # TensorFlow's preparation is (value - 128) / 128 of values up to 255.
     return Network("inception", network, inception.SIZE, "tf1", (128 / 255,) * 3, (128 / 255,) * 3)
@@ -256,19 +272,21 @@ def _pretrained(kind: str, name: str) -> Any:
     try:
         transformers = importlib.import_module("transformers")
         return getattr(transformers, kind).from_pretrained(source, dtype=torch.float32).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged file raises anything
         where = weights_folder() / name if name in HUB else Path(source)
         raise ValueError(
-            f"network {name} needs weights that cannot be had ({reason}); put the files of "
-            f"{source} into {where}"
+            f"network {name} needs weights that cannot be had ({reason_of(error)}); put the files "
+            f"of {source} into {where}, or take one that ships, as in fd:emoji-clip"
         ) from None
 
 
 def _tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise ValueError(f"tokenizer of {source} cannot be had ({reason_of(error)})") from None
 
 
 def _imported(name: str) -> Network:

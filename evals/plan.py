@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 
 from ..guidance import CFG, Constant, Guider, Negative
 from ..pipelines.generate import Settings
+from ..pipelines.machine import THREADS
 from .files import claim
 from .prompts import Prompts
 
@@ -31,13 +30,13 @@ class Plan:
         settings: of every picture; the prompt is "" and the seed that of the first.
         prompts: what ``load_prompts`` takes.
         batch_size: pictures drawn at once, by one process.
-        threads: of PyTorch on the CPU.
+        threads: of PyTorch on the CPU, to draw and to measure.
     """
 
     settings: Settings
     prompts: str = "emoji"
     batch_size: int = 32
-    threads: int = 1
+    threads: int = THREADS
 
     def __post_init__(self) -> None:
         for name, high in (("batch_size", 65536), ("threads", 1024)):
@@ -91,17 +90,6 @@ def exact_scale(guider: Guider) -> float | None:
     if isinstance(term.when, Constant) and term.reference == Negative():
         return float(term.when.scale)
     return None
-
-
-@contextmanager
-def fixed_threads(count: int) -> Iterator[None]:
-    """That many threads of PyTorch meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def device_name(device: torch.device) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..pipelines.machine import all_processes, default_device
+
 
 class Processes:
     """The processes of this run, of which this one is number ``rank`` of ``count``.
@@ -20,12 +22,9 @@ class Processes:
     def __init__(self, device: str = "") -> None:
         self.count = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
-        self.device = device
+        self.device = device or default_device()
         if self.count > 1:
-            from accelerate import PartialState
-
-            cpu = device == "cpu" or not torch.cuda.is_available()
-            state = PartialState(cpu=cpu)
+            state = all_processes(cpu=device == "cpu" or not torch.cuda.is_available())
             atexit.register(state.destroy_process_group)
             self.count, self.rank = state.num_processes, state.process_index
             self.device = device or str(state.device)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..guidance.files import write_text
 from ..guidance.profile import LEVELS, NEGATIVE_KEY, Gap, Profile, Track
 from .charts import HEIGHT, WIDTH, Line, Point, chart, mark
-from .files import write_text
 
 COLUMNS, GAP, HEAD, FOOT = 3, 16, 64, 40
 COLOURS = ("#0969da", "#bc4c00", "#8250df", "#1a7f37", "#bf3989", "#7d4e00")

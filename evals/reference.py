@@ -61,24 +61,57 @@ def load_reference(source: str, network: Network) -> Reference:
     Raises:
         ValueError: it cannot be found or read, or is of another network.
     """
-    path = Path(source)
-    if is_hub(source):
+    path = _found(source, network.name)
+    if path is None:
         data, column = load_dataset(source, ("image", "img", "picture"))
         pictures = (row[column].convert("RGB") for row in data)
         return _computed(pictures, len(data), network, source, source)
-    if source in ("train", "held-out") and not path.exists():
-        path = models.statistics(network.name, source)
     if path.is_dir():
         files = find_pictures(path)
         mark = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
         return _computed(map(read_picture, files), len(files), network, source, mark)
-    if path.suffix == ".npz" and path.is_file():
-        return _npz(path, source, network)
-    if path.suffix == ".pkl" and path.is_file():
-        return _pkl(path, source, network)
+    read = _npz if path.suffix == ".npz" else _pkl
+    return read(path, source, network)
+
+
+def check_reference(source: str, network: str) -> None:
+    """Complain of a reference before its network, named so, is loaded, which may take long.
+
+    Raises:
+        ValueError: it cannot be found, or holds nothing to compare with.
+    """
+    path = _found(source, network)
+    if path is not None and path.is_dir():
+        find_pictures(path)
+    elif path is not None and path.suffix == ".npz":
+        try:
+            with np.load(path) as data:
+                names = list(data.files)
+        except (*BROKEN, TypeError, AttributeError) as error:
+            raise ValueError(f"reference {path} cannot be read ({error})") from None
+        if not {"mu", "sigma"} <= set(names) and not {"features", "arr_0"} & set(names):
+            raise _lacking(path, names)
+
+
+def _found(source: str, network: str) -> Path | None:
+    """The file or folder that is meant; ``None`` is a data set of the Hub."""
+    path = Path(source)
+    if is_hub(source):
+        return None
+    if source in ("train", "held-out") and not path.exists():
+        return models.statistics(network, source)
+    if path.is_dir() or (path.suffix in (".npz", ".pkl") and path.is_file()):
+        return path
     raise ValueError(
         f"reference is {source!r}; allowed is train or held-out (emoji), an .npz or .pkl file, a "
         "folder of pictures, or hub:NAME"
+    )
+
+
+def _lacking(path: Path, names: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"reference {path} holds {', '.join(names) or 'nothing'}; needed are mu and sigma, or "
+        "pictures as arr_0, (N, H, W, 3) uint8, which np.savez(path, pictures) writes"
     )
 
 
@@ -148,11 +181,25 @@ def _npz(path: Path, source: str, network: Network) -> Reference:
     if "mu" in arrays and "sigma" in arrays:
         count = int(arrays["count"]) if "count" in arrays else 0
         moments = Moments.checked(arrays["mu"], arrays["sigma"], count, str(path))
-        return Reference(moments, features, source, digest)
-    if features is not None:
-        return Reference(Moments.of(features), features, source, digest)
-    held = ", ".join(np.load(path).files) or "nothing"
-    raise ValueError(f"reference {path} holds {held}; needed are mu and sigma, or pictures arr_0")
+    elif features is not None:
+        moments = Moments.of(features)
+    else:
+        raise _lacking(path, np.load(path).files)
+    _check_width(moments, network, path)
+    return Reference(moments, features, source, digest)
+
+
+def _check_width(moments: Moments, network: Network, path: Path) -> None:
+    """Are statistics as wide as what the network gives?"""
+    if network.size is None:  # only its pictures can tell
+        return
+    there = len(moments.mean)
+    gives = network([np.zeros((network.size, network.size, 3), np.uint8)]).shape[1]
+    if there != gives:
+        raise ValueError(
+            f"reference {path} has {there} features for each picture, and network {network.name} "
+            f"gives {gives}; allowed is a reference of that network, or pictures"
+        )
 
 
 def _kept(names: Sequence[str]) -> set[str]:
@@ -253,6 +300,7 @@ def _pkl(path: Path, source: str, network: Network) -> Reference:
         raise ValueError(f"reference {path} holds {held}; needed is {key} with mu and sigma")
     mu, sigma = _opened(part["mu"]), _opened(part["sigma"])
     moments = Moments.checked(mu, sigma, 0, str(path))
+    _check_width(moments, network, path)
     return Reference(moments, None, source, file_digest(path))
 
 

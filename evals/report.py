@@ -11,9 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..guidance.files import write_text
 from .charts import Line, Point, chart, mark
 from .comparison import EFFECTIVE, Cell, Comparison, is_plain
-from .files import read_picture, write_text
+from .files import read_picture
 from .metrics import Wanted
 from .prompts import load_prompts
 from .tables import (

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ..guidance import Guider
 from ..guidance.denoiser import NotFiniteError
+from ..guidance.files import write
 from ..pipelines.ranges import Space
 from .bootstrap import Estimate
 from .figures import Figure
-from .files import write
 from .goals import Goal
 
 IN_A_ROW = 100  # suggestions that are refused, or were drawn already: then it ends

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..guidance.files import write_text
 from .bootstrap import Estimate
 from .comparison import EFFECTIVE, Cell, Comparison
-from .files import write_json, write_text
+from .files import write_json
 from .manifest import versions
 from .metrics import Wanted
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from ..guidance import Guider, intents
+from ..guidance.files import write_text
+from ..pipelines.machine import fixed_threads
 from ..pipelines.ranges import Space, parse_space
 from ..pipelines.settle import settle
 from . import figures
@@ -24,7 +26,7 @@ from .bootstrap import Estimate
 from .comparison import folder_of
 from .evaluation import check_networks, check_request, evaluate, prompts_of
 from .figures import Figure
-from .files import claim, write_text
+from .files import claim
 from .goals import Goal, parse_goal
 from .manifest import Request, files_digest, model_facts
 from .measure import Judges
@@ -137,10 +139,10 @@ def tune(
     wanted, prompts = parse_metrics(goal.metrics, request.model), prompts_of(request)
     assert prompts is not None
     check_request(request, wanted, prompts)
-    judges = Judges.load(wanted, request.reference, processes)
+    judges = Judges.load(wanted, request.reference, processes, plan.threads)
     check_networks(wanted, judges, prompts)
     if isinstance(goal.score, torch.nn.Module):
-        goal.score.to(processes.device or "cpu")
+        goal.score.to(processes.device)
     job = dataclasses.replace(plan.settings, prompt=prompts[0])
 
     known: dict[str, Guider] = {}
@@ -175,9 +177,10 @@ def tune(
             if goal.score is None:
                 return found[goal.one.key], found["nfe"].value
             draws = figures.SAMPLES if request.bootstrap is None else request.bootstrap
-            figure = goal.scored(
-                place / "pictures", request.count, prompts, draws, processes.device
-            )
+            with fixed_threads(plan.threads):
+                figure = goal.scored(
+                    place / "pictures", request.count, prompts, draws, processes.device
+                )
             return figure, found["nfe"].value
 
         return measure

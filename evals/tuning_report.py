@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..guidance.files import write_text
 from .bootstrap import Estimate
 from .charts import Line, Point, chart, mark
-from .files import write_json, write_text
+from .files import write_json
 from .manifest import versions
 from .prompts import load_prompts
 from .report import PICTURES, document, image

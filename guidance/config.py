@@ -12,6 +12,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from .files import write_text
+
 
 def number(
     default: Any = dataclasses.MISSING,
@@ -178,7 +180,7 @@ class Stored(Config):
 
     def save(self, path: str | Path) -> None:
         """Write the JSON form to a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, *, functions: bool = False) -> Self:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import reject
+from .files import write_tensors
 from .reference import NEGATIVE, Asked, Branch, Reference
 from .state import Rows, State
 from .types import Level, Prediction, Query, Step, working
@@ -93,7 +93,7 @@ class Coefficients:
             "sigma": torch.tensor(self.sigma, dtype=torch.float64),
         }
         words = {"policy": ",".join(self.policy), "scale": repr(self.scale), "space": self.space}
-        save_file(tensors, path, {**self.notes, "format": "guiders linear-ag 1", **words})
+        write_tensors(Path(path), tensors, {**self.notes, "format": "guiders linear-ag 1", **words})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

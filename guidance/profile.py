@@ -6,7 +6,6 @@ import base64
 import bisect
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .config import reject
+from .files import write_text
 from .reference import Negative, Reference
 from .types import Level, Step
 
@@ -191,13 +191,7 @@ class Profile:
         """Write a JSON file; a kill at any moment leaves the old one or the new one."""
         data = {"format": FORMAT, **_plain(asdict(self))}
         text = json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n"
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(Path(path), text)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

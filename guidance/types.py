@@ -115,17 +115,25 @@ class Query:
     def gradient(self, values: Tensor) -> Tensor:
         """The gradient (B, ...) of ``values`` (B,), each by its own image's ``x``; a constant.
 
+        On the way through a network in float16 it is made as large as it can be without overflow:
+        that of a mean over the pixels of a large picture would vanish.
+
         Raises:
             ValueError: the values do not depend on ``x``, or no term asked for gradients.
         """
         if self.watch is None or not values.requires_grad:
             raise ValueError("values do not depend on x; allowed are those that can be derived")
-        (found,) = torch.autograd.grad(
-            values.sum(), self.watch.leaf, retain_graph=True, allow_unused=True
-        )
-        if found is None:
-            raise ValueError("values do not depend on x; allowed are those that can be derived")
-        found = working(found if self.watch.rows is None else take(found, self.watch.rows))
+        leaf, total = self.watch.leaf, working(values).sum()
+        for factor in (2.0**16, 2.0**8, 1.0) if leaf.dtype == torch.float16 else (1.0,):
+            (found,) = torch.autograd.grad(
+                factor * total, leaf, retain_graph=True, allow_unused=True
+            )
+            if found is None:
+                raise ValueError("values do not depend on x; allowed are those that can be derived")
+            if factor == 1 or found.isfinite().all():
+                found = working(found) / factor
+                break
+        found = found if self.watch.rows is None else take(found, self.watch.rows)
         return found[(slice(None), *(slice(size) for size in self.x.shape[1:]))]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from PIL import Image
 
 from .. import models
 from ..guidance import Guider
+from ..guidance.files import reason_of
 from . import png
 from .guided import guided
+from .machine import check_device, default_device, memory_of
 from .parse import parse_acceleration
 
 SCHEDULERS = {
@@ -34,6 +38,9 @@ SCHEDULERS = {
     "unipc": ("UniPCMultistepScheduler", {}),
 }
 
+MOST = 1_000_000  # pictures of a run
+LORA = "pytorch_lora_weights.safetensors"  # what Diffusers looks for in a folder
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -46,6 +53,7 @@ class Settings:
         scheduler: a name of ``SCHEDULERS``, or "" for the model's own.
         width, height: pixels; ``None`` is the model's own.
         accelerate: words such as "sada" that leave out evaluations, or "".
+        lora: a file or folder with a LoRA for the model, or "".
         seed: of this one picture.
 
     Raises:
@@ -63,9 +71,11 @@ class Settings:
     height: int | None = None
     dtype: str = "float32"
     accelerate: str = ""
+    lora: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype", "accelerate"):
+        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype", "accelerate",
+                     "lora"):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, str) or not _is_unicode(value):
                 raise ValueError(f"{name} is {value!r}; allowed is text")
@@ -111,29 +121,20 @@ def model_folder(model: str) -> Path:
     return models.path(model) if model in models.PIPELINES else Path(model)
 
 
-def default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def load_pipeline(
-    model: str = "emoji", *, scheduler: str = "", device: str = "", dtype: str = "float32"
-) -> Any:
+    model: str = "emoji", *, scheduler: str = "", device: str = "", dtype: str = "float32",
+    lora: str = "",
+) -> Any:  # fmt: skip
     """A Diffusers pipeline by shipped name, local folder or Hub id, ready to be guided.
+
+    Args:
+        lora: a ``.safetensors`` file, or a folder with one of the name that Diffusers gives it.
 
     Raises:
         ValueError: the model cannot be found or read, or an argument is not allowed.
     """
-    Settings("", None, model=model, scheduler=scheduler, dtype=dtype)  # checks them
-    try:
-        if torch.zeros(1, device=device or default_device()).is_meta:
-            raise RuntimeError("meta holds no numbers")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device is {device!r}; allowed is one that works here ({reason})"
-        ) from None
+    Settings("", None, model=model, scheduler=scheduler, dtype=dtype, lora=lora)  # checks them
+    check_device(device)
     import diffusers  # takes seconds, and most mistakes are found before it is needed
 
     from ..samplers import evodiff  # saved pipelines may name it
@@ -142,17 +143,20 @@ def load_pipeline(
     allowed = (
         f"one of {', '.join(models.PIPELINES)}, a folder in Diffusers format, or an id on the Hub"
     )
-    if not source.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ValueError(f"model is {model!r}; allowed is {allowed}")
+    if source.is_file() or not (source.exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
+        which = ", a file" if source.is_file() else ""
+        raise ValueError(f"model is {model!r}{which}; allowed is {allowed}")
+    weights = _lora_file(lora) if lora else None
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             source if source.exists() else model, dtype=DTYPES[dtype]
         )
-    except (OSError, ValueError, ImportError, AttributeError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged file raises anything
         raise ValueError(
-            f"model is {model!r}; allowed is {allowed} that can be read ({reason})"
+            f"model is {model!r}; allowed is {allowed} that can be read ({reason_of(error)})"
         ) from None
+    if weights:
+        _add_lora(pipe, weights)
     if scheduler:
         name, options = SCHEDULERS[scheduler]
         try:
@@ -162,13 +166,45 @@ def load_pipeline(
             raise ValueError(
                 f"scheduler is {scheduler!r}; allowed once installed: {error}"
             ) from None
-    return pipe.to(device or default_device())
+    device = device or default_device()
+    return pipe if device == "cpu" else pipe.to(device)
+
+
+def _lora_file(lora: str) -> Path:
+    path = Path(lora)
+    path = path / LORA if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(
+            f"lora is {lora!r}; allowed is a .safetensors file, or a folder with {LORA}"
+        )
+    return path
+
+
+def _add_lora(pipe: Any, path: Path) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"lora is {str(path)!r}; allowed with peft: `pip install 'guiders[align]'` gets it"
+        )
+    where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    try:
+        if hasattr(pipe, "load_lora_weights"):
+            pipe.load_lora_weights(str(path.parent), **where)
+        else:
+            network.load_lora_adapter(str(path.parent), prefix=None, **where)
+        if not any(getattr(part, "peft_config", None) for part in pipe.components.values()):
+            raise ValueError("it has nothing for this model")
+    except Exception as error:  # of many kinds, where it is for another model
+        raise ValueError(
+            f"lora is {str(path)!r}; allowed is one of a {type(pipe).__name__} that can be read "
+            f"({reason_of(error)})"
+        ) from None
 
 
 def generate(
     pipe: Any,
-    jobs: Sequence[Settings],
-    guider: Guider | Sequence[Guider],
+    jobs: Iterable[Settings],
+    guider: Guider | Iterable[Guider],
     *,
     batch_size: int = 4,
     quiet: bool = False,
@@ -186,16 +222,16 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; allowed is at least 1")
-    guiders = [guider] * len(jobs) if isinstance(guider, Guider) else list(guider)
-    for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
-        chosen = guiders[start : start + batch_size]
+    alone = isinstance(guider, Guider)
+    guiders = itertools.repeat(guider) if isinstance(guider, Guider) else guider
+    pairs: Iterator[tuple[Settings, Guider]] = zip(jobs, guiders, strict=not alone)
+    while together := list(itertools.islice(pairs, batch_size)):
+        batch, chosen = [job for job, _ in together], [one for _, one in together]
         same = all(one == chosen[0] for one in chosen)
         accelerate = parse_acceleration(batch[0].accelerate)
-        with guided(
-            pipe, chosen[0] if same else chosen, quiet=quiet or start > 0, accelerate=accelerate
-        ) as run:
+        with guided(pipe, chosen[0] if same else chosen, quiet=quiet, accelerate=accelerate) as run:
             images = sample(pipe, batch)
+        quiet = True  # the plan of the first batch is that of all
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)
             yield Picture(image, done, type(pipe.scheduler).__name__, count)
@@ -210,13 +246,15 @@ def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
     Raises:
         ValueError: something in the settings is not allowed.
     """
-    first = jobs[0]
+    first, size = jobs[0], _size(pipe, jobs[0])
+    if size:
+        _check_room(pipe, **size, pictures=len(jobs))
     result = pipe(
         _conditions(pipe, jobs),
         num_inference_steps=first.num_inference_steps,
         generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
         **negative_arguments(pipe, [job.negative_prompt for job in jobs]),
-        **_size(pipe, first),
+        **size,
         **options,
     )
     if not hasattr(result, "images"):
@@ -282,9 +320,29 @@ def _size(pipe: Any, settings: Settings) -> dict[str, int]:
     }
 
 
+def _check_room(pipe: Any, width: int, height: int, pictures: int) -> None:
+    """What the decoder's last convolution takes and gives is in memory at once, whatever else is.
+
+    Raises:
+        ValueError: that alone is more than there is.
+    """
+    vae = getattr(pipe, "vae", None)
+    if type(vae).__name__ != "AutoencoderKL" or getattr(vae, "use_tiling", False):
+        return
+    device = getattr(pipe, "_execution_device", pipe.device)
+    rows = 1 if getattr(vae, "use_slicing", False) else pictures
+    needed = 2 * rows * vae.config.block_out_channels[0] * height * width * vae.dtype.itemsize
+    there = memory_of(device)
+    if there and needed > there:
+        raise ValueError(
+            f"width is {width} and height is {height}, for {rows} pictures at once; the decoder "
+            f"alone would take {needed / 1e9:.0f} GB, and allowed is what fits into the "
+            f"{there / 1e9:.0f} GB of {device.type}"
+        )
+
+
 def save(picture: Picture, folder: Path) -> Path:
     """Write ``NNNNN-prompt-seed.png`` under the next free number; nothing is overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = [re.match(r"(\d{5,})-", path.name) for path in folder.glob("*.png")]
     number = max((int(match[1]) for match in numbers if match), default=-1) + 1
     slug = re.sub(r"[^a-z0-9]+", "-", picture.settings.prompt.lower()).strip("-")[:40] or "empty"
@@ -293,8 +351,7 @@ def save(picture: Picture, folder: Path) -> Path:
     while True:
         path = folder / f"{number:05d}-{slug}-{picture.settings.seed}.png"
         try:
-            with open(path, "xb") as file:  # another process may have taken the number
-                picture.image.save(file, "PNG", pnginfo=text)
+            png.save(path, picture.image, text, new=True)
             return path
-        except FileExistsError:
+        except FileExistsError:  # another process has taken the number
             number += 1

@@ -26,6 +26,16 @@ from ..guidance.config import build, fields_of
 from ..samplers import SADA
 
 UNGUIDED = "none"
+# What references are called elsewhere, and the settings of Diffusers' guiders.
+REFERENCES = {
+    "autoguidance": "weakmodel", "pag": "perturbedattention", "seg": "smoothedattention",
+    "slg": "skiplayers",
+}  # fmt: skip
+SETTINGS = {
+    "guidance_scale": "scale", "cfg_scale": "scale", "norm_threshold": "rescale",
+    "adaptive_projected_guidance_rescale": "rescale",
+    "adaptive_projected_guidance_momentum": "momentum", "guidance_rescale": "phi",
+}  # fmt: skip
 
 
 def _subclasses(base: type[Config]) -> dict[str, type[Config]]:
@@ -64,6 +74,34 @@ def schedule_names() -> dict[str, type[Config]]:
         for name, kind in _subclasses(Scale).items()
         if not issubclass(kind, Gate) and name not in plain
     }
+
+
+def _meant(item: str, known: dict[str, type[Config]]) -> str:
+    """What a part that is unknown may have been meant to say; "" is anybody's guess."""
+    name, _, inner = item.partition("(")
+    if reference := _reference_like(name):
+        scale = inner.removesuffix(")").strip()
+        scale = scale if re.fullmatch(r"[\d.]+", scale) else "SCALE"
+        return f"cfg({scale}, reference={reference})"
+    return next(iter(difflib.get_close_matches(_plain(name), known, 1)), "")
+
+
+def _reference_like(name: str) -> str:
+    """A reference as it is written here, by its name here or elsewhere; "" is neither."""
+    plain = _plain(name)
+    kind = reference_names().get(REFERENCES.get(plain, plain))
+    if kind is None:
+        return ""
+    try:
+        kind()
+    except (TypeError, ValueError):  # something must be said
+        return f"{hyphenated(kind)}(...)"
+    return f"{hyphenated(kind)}()"
+
+
+def hyphenated(kind: type[Config]) -> str:
+    """A class's name as one types it, ``weak-model``."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
 
 
 def _plain(name: str) -> str:
@@ -108,8 +146,7 @@ def parse_guider(
         except RecursionError:
             raise ValueError("guider is nested too deeply; allowed are a few levels") from None
         if found is None:
-            near = difflib.get_close_matches(_plain(item.partition("(")[0]), known, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = f" (did you mean {near}?)" if (near := _meant(item, known)) else ""
             allowed = f"{', '.join(known)}, or {UNGUIDED} alone"
             raise ValueError(f"guider has the part {item!r}{hint}; allowed is one of {allowed}")
         kind, settings = found
@@ -191,11 +228,34 @@ def read_settings(kind: type[Config], items: Sequence[str], named: bool = False)
             key, value = names[position] if position < len(names) else item, item
         key = key.strip()
         if key not in names:
-            allowed = f"one of its settings: {', '.join(names)}"
+            here = SETTINGS.get(key)
+            hint = f" (the {key} of others is {here} here)" if here in names else ""
+            allowed = f"one of its settings: {', '.join(names)}{hint}"
             raise ValueError(f"{kind.__name__} has no setting {key!r}; allowed is {allowed}")
-        read = _texts if key == "prompts" else _value
-        settings = _merge(kind, settings, {key: read(value.strip())})
+        found = (_texts if key == "prompts" else _value)(value.strip())
+        if isinstance(found, str) and key in ("scale", "reference"):
+            _check_word(kind, key, found)
+        settings = _merge(kind, settings, {key: found})
     return settings
+
+
+def _check_word(kind: type[Config], key: str, word: str) -> None:
+    """Complain of a word where a scale or a reference is meant, and say what was."""
+    name, _, inner = word.removesuffix(")").partition("(")
+    if key == "reference":
+        near = _reference_like(name)
+        hint = f" (did you mean {near}?)" if near else ""
+        allowed = ", ".join(hyphenated(one) for one in reference_names().values())
+        raise ValueError(
+            f"{kind.__name__}: reference is {word!r}{hint}; allowed is one of {allowed}"
+        )
+    if (gate := gate_names().get(_plain(name))) is not None:
+        values = split(inner, ",") if inner.strip() else []
+        own = values.pop(0) if values and "=" not in values[0] else ""
+        method, when = hyphenated(kind), hyphenated(gate)
+        method += f"({own})" if own else ""
+        when += f"({', '.join(values)})" if values else ""
+        raise ValueError(f"{kind.__name__}: scale is {word!r}; allowed in words is {method}+{when}")
 
 
 def _merge(kind: type[Config], one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

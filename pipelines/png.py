@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from ..guidance.files import write
+
 KEY = "guiders"
 
 
@@ -23,8 +25,9 @@ def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.
         "Model": settings["model"],
         "Guider": guider,
     }
-    if settings.get("accelerate"):
-        fields["Accelerate"] = settings["accelerate"]
+    for name in ("accelerate", "lora"):
+        if settings.get(name):
+            fields[name.capitalize()] = settings[name]
     scale = _first_scale(settings["guider"])
     if scale is not None:
         fields["CFG scale"] = scale
@@ -42,6 +45,14 @@ def grid_info(cells: list[dict[str, Any]]) -> PngImagePlugin.PngInfo:
     text = PngImagePlugin.PngInfo()
     text.add_text(f"{KEY}-grid", json.dumps(cells))
     return text
+
+
+def save(
+    path: Path, picture: Image.Image, text: PngImagePlugin.PngInfo | None = None, *,
+    new: bool = False,
+) -> None:  # fmt: skip
+    """Write a picture, whole or not at all; see ``guidance.files.write``."""
+    write(path, lambda file: picture.save(file, "PNG", pnginfo=text), new=new)
 
 
 def read(path: str | Path) -> dict[str, Any]:

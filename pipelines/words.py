@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
 
 def unknown_words(prompt: str, model_folder: str | Path) -> dict[str, list[str]]:
@@ -12,13 +13,47 @@ def unknown_words(prompt: str, model_folder: str | Path) -> dict[str, list[str]]
 
     Empty for models without a ``words.txt``, which are taken to know every word.
     """
+    known = _known(model_folder)
+    unknown = [word for word in _words(prompt) if word not in known] if known else []
+    return {word: difflib.get_close_matches(word, known, n=3, cutoff=0.6) for word in unknown}
+
+
+def says_nothing(prompt: str, model_folder: str | Path) -> bool:
+    """Is there something in ``prompt``, and no word that a model knows?"""
+    known = _known(model_folder)
+    return bool(known and prompt.strip()) and not any(word in known for word in _words(prompt))
+
+
+def tokens_too_many(pipe: Any, prompt: str) -> tuple[int, int] | None:
+    """How many tokens ``prompt`` has, and how many are read, where none of a pipeline's tokenizers
+    has room for all of them."""
+    parts = [part for name, part in pipe.components.items() if name.startswith("tokenizer")]
+    found = []
+    for tokenizer in filter(callable, parts):
+        limit = getattr(tokenizer, "model_max_length", 0)
+        count = len(tokenizer(prompt, verbose=False).input_ids)
+        if not 0 < limit < count:
+            return None
+        found.append((count, limit))
+    return max(found, key=lambda one: one[1]) if found else None
+
+
+def start_of(text: str, most: int) -> str:
+    """The text in a line of at most so many letters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def _known(model_folder: str | Path) -> dict[str, None]:
+    """The words of ``words.txt``, in order."""
     path = Path(model_folder) / "words.txt"
     if not path.is_file():
         return {}
-    known = path.read_text(encoding="utf-8", errors="replace").split()
-    words = re.findall(r"[^\W_]+", prompt.lower())
-    unknown = [word for word in dict.fromkeys(words) if word not in set(known)]
-    return {word: difflib.get_close_matches(word, known, n=3, cutoff=0.6) for word in unknown}
+    return dict.fromkeys(path.read_text(encoding="utf-8", errors="replace").split())
+
+
+def _words(prompt: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"[^\W_]+", prompt.lower())))
 
 
 def warning(unknown: dict[str, list[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ...guidance import AdapterOff
+from ...guidance.files import write_tensors
+from ..generate import LORA
 from ..guided import DENOISERS, parts_of
 from ..inputs import Inputs
 from ..perturb import changed
 
 ADAPTER = "align"
-WEIGHTS = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -103,17 +104,15 @@ class Adapter:
 
         Where the pipeline has no such method, for ``load_lora_adapter`` of its denoiser.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = f"unfinished-{WEIGHTS}"
+        from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+
         config = self.network.peft_config[ADAPTER].to_dict()
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-        if hasattr(type(self.pipe), "save_lora_weights"):
-            self.pipe.save_lora_weights(
-                folder, weight_name=unfinished, **{
-                    f"{self.name}_lora_layers": self.state(),
-                    f"{self.name}_lora_adapter_metadata": config,
-                },
-            )  # fmt: skip
-        else:
-            self.network.save_lora_adapter(folder, ADAPTER, weight_name=unfinished)
-        os.replace(folder / unfinished, folder / WEIGHTS)
+        prefix = f"{self.name}." if hasattr(type(self.pipe), "load_lora_weights") else ""
+        tensors = {f"{prefix}{k}": v.cpu().contiguous() for k, v in self.state().items()}
+        config = {f"{prefix}{k}": v for k, v in config.items()}
+        notes = {
+            "format": "pt",
+            LORA_ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True),
+        }
+        write_tensors(folder / LORA, tensors, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ...guidance.files import write_text, write_torch
+from .. import png
 from ..grid import layout
 from ..guided import guided
 
@@ -71,15 +74,14 @@ class Monitor:
         }  # fmt: skip
         self.means.add(means)
         self._show("unseen", means)
-        folder = self.out / "samples"
-        folder.mkdir(exist_ok=True)
         n = self._samples
         cells = [to_pictures(images)[i : i + n] for i in range(0, len(images), n)]
         notes = [[f"{v:.3f}" for v in scores.tolist()[i : i + n]] for i in range(0, len(images), n)]
         heads = [f"step {step}, seed {i}" for i in range(n)]
-        layout(cells, notes, heads, self.prompts).save(folder / f"step-{step:05d}.png")
+        sheet = layout(cells, notes, heads, self.prompts)
+        png.save(self.out / "samples" / f"step-{step:05d}.png", sheet)
         if step == 0:
-            torch.save(images, self.out / "before.pt")
+            write_torch(self.out / "before.pt", images)
 
     def compare(self) -> None:
         """``before-after.png``: the same prompts and seeds, one sample of each."""
@@ -98,7 +100,7 @@ class Monitor:
                 part = slice(row * self._samples, (row + 1) * self._samples)
                 cells[row] += pictures[part]
                 notes[row] += [f"{value:.3f}" for value in scores[part].tolist()]
-        layout(cells, notes, columns, self.prompts).save(self.out / "before-after.png")
+        png.save(self.out / "before-after.png", layout(cells, notes, columns, self.prompts))
 
     @torch.no_grad()
     def draw(self) -> Tensor:
@@ -158,14 +160,18 @@ class _Table:
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows if step else [])
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows if step else [])
+        write_text(path, text.getvalue())
 
     def add(self, row: dict[str, Any]) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        try:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written ({error.strerror or error})") from None
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:

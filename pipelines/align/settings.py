@@ -131,7 +131,7 @@ class AlignSettings(Stored):
         if (self.height is None) != (self.width is None):
             raise reject(self, "height", self.height, "both of height and width, or none")
         self._set("target_modules", tuple(self.target_modules))
-        self.truncation.check(self.num_inference_steps)
+        self._set("truncation", self.truncation.at(self.num_inference_steps))
 
 
 # Each changes what it says of the defaults; everything else can be set beside it.

@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -21,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..generate import default_device, negative_arguments
+from ...guidance.files import reason_of, write_torch
+from ..generate import negative_arguments
 from ..guided import DENOISERS, guided, parts_of
+from ..machine import all_processes, default_device
 from ..rewards.check import Reward, check_reward
 from ..swap import restore, swap
 from .backprop import Backprop, backpropagated, plain
@@ -80,8 +81,6 @@ class Trainer:
         device: str = "",
         quiet: bool = False,
     ) -> None:
-        from accelerate import PartialState
-
         self.settings = settings or AlignSettings()
         self.out, self.prompts = Path(out), list(prompts)
         if not self.prompts:
@@ -91,13 +90,13 @@ class Trainer:
         if precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("mixed_precision is 'fp16'; allowed without a GPU are 'no' and 'bf16'")
         on_cpu = torch.device(device or default_device()).type == "cpu"
-        self.processes = PartialState(cpu=on_cpu)
+        self.processes = all_processes(on_cpu)
         alone = self.processes.num_processes == 1
         self.device = torch.device(device if alone and device else self.processes.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.pipe = pipe
         self._prepare(PRECISIONS[precision])
-        with torch.random.fork_rng():
+        with self._own_chance():
             torch.manual_seed(self.settings.seed)  # the same adapter on every device
             s = self.settings
             self.adapter = Adapter(pipe, s.rank, s.alpha, s.target_modules)
@@ -157,7 +156,7 @@ class Trainer:
         s, started, spent = self.settings, time.monotonic(), time.process_time()
         rewards, losses, calls, parts = [], [], 0, s.gradient_accumulation_steps
         self.optimizer.zero_grad()  # of a step that was interrupted
-        with torch.random.fork_rng():
+        with self._own_chance():
             for micro in map(self._draw, range(parts)):
                 torch.manual_seed(micro.rng.getrandbits(63))  # for rewards that use chance
                 for score, loss, count in self._trajectory(micro):
@@ -191,6 +190,10 @@ class Trainer:
             "loss": loss, "grad_norm": norm, "gradient_calls": calls / parts,
             "seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - spent,
         }  # fmt: skip
+
+    def _own_chance(self) -> contextlib.AbstractContextManager[None]:
+        """Random numbers inside change none outside, on the host and this device alone."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def _mean(self, value: Tensor) -> Tensor:
         """Over the devices."""
@@ -270,15 +273,16 @@ class Trainer:
 
     def _prepare(self, dtype: torch.dtype) -> None:
         """Everything frozen, on the device, in the type of ``mixed_precision``."""
-        self.pipe.to(self.device)
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
                 if getattr(part, "dtype", dtype) != dtype:
-                    part.to(dtype)
+                    part.to(dtype)  # before it takes room on the device
         vae = getattr(self.pipe, "vae", None)
-        if vae is not None and getattr(vae.config, "force_upcast", False):
-            vae.float()  # SDXL's overflows in float16
+        upcast = vae is not None and getattr(vae.config, "force_upcast", False)
+        if upcast and dtype == torch.float16:
+            vae.float()  # SDXL's overflows
+        self.pipe.to(self.device)
         if self.settings.checkpointing == "blocks":
             for part in (vae, *parts_of(self.pipe).values()):
                 if getattr(part, "_supports_gradient_checkpointing", False):
@@ -339,12 +343,11 @@ class Trainer:
                     f"allowed to change are {', '.join(FREE)}; or take another folder"
                 )
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # what a damaged file makes torch raise is of many kinds
-            reason = str(error).splitlines()[0][:120]
             raise ValueError(
-                f"{path} cannot be read ({reason}); allowed is a whole checkpoint, or another "
-                "folder to begin anew"
+                f"{path} cannot be read ({reason_of(error)}); allowed is a whole checkpoint, or "
+                "another folder to begin anew"
             ) from None
         for name, value in self._identity().items():
             began = state.get("run", {}).get(name, value)
@@ -376,9 +379,7 @@ class Trainer:
             "run": self._identity(),
         }
         self.adapter.save(self.out)  # first: what has a checkpoint has its LoRA
-        unfinished = self.out / "unfinished-checkpoint.pt"
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.out / "checkpoint.pt")
+        write_torch(self.out / "checkpoint.pt", state)
 
     def _identity(self) -> dict[str, str]:
         """What makes a run this one, besides its settings."""

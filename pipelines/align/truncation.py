@@ -43,7 +43,7 @@ class Truncation(Config):
             - ``spaced``: ``steps`` evaluations at equal distances over the whole trajectory, from
               a random first one. DRTune (Wu et al. 2024, arXiv:2405.00760), as recalled from the
               paper, which was not at hand.
-        steps: see ``kind``.
+        steps: see ``kind``; by default 8, and half of the evaluations where those are fewer.
         spread: of ``gaussian``.
         early_stop: end at one of the last so many evaluations, drawn uniformly, and read the clean
             image off there; 0 and 1 are the whole trajectory. ReFL (Xu et al. 2023,
@@ -60,7 +60,7 @@ class Truncation(Config):
     """
 
     kind: str = choice("gaussian", "gaussian", "uniform", "fixed", "all", "spaced")
-    steps: float = number(8, low=1)
+    steps: float | None = number(None, low=1, optional=True)
     spread: float = number(5, low=0)
     early_stop: float = number(0, low=0)
     detach_input: bool = False
@@ -70,42 +70,52 @@ class Truncation(Config):
         super().__post_init__()
         for name in ("early_stop", "renoise", *(["steps"] if self.kind != "gaussian" else [])):
             value = getattr(self, name)
-            if value != int(value):
-                raise reject(self, name, value, "a whole number")
-            self._set(name, int(value))
+            if value is not None:
+                if value != int(value):
+                    raise reject(self, name, value, "a whole number")
+                self._set(name, int(value))
         if not isinstance(self.detach_input, bool):
             raise reject(self, "detach_input", self.detach_input, "True or False")
         if self.renoise and (self.kind, self.steps, self.early_stop > 1) != ("fixed", 1, False):
             allowed = "0 unless kind is 'fixed' with steps 1 and no early_stop"
             raise reject(self, "renoise", self.renoise, allowed)
 
-    def check(self, total: int) -> None:
-        """Raises:
-        ValueError: this cannot be drawn for ``total`` evaluations.
+    def at(self, total: int) -> Truncation:
+        """The same with a number of steps where ``total`` evaluations decide it.
+
+        Raises:
+            ValueError: this cannot be drawn for them.
         """
         least = 2 if self.kind in ("gaussian", "uniform") or self.renoise else 1
         if total < least:
             raise reject(self, "evaluations", total, f"at least {least} with kind {self.kind!r}")
         if self.early_stop > total:
             raise reject(self, "early_stop", self.early_stop, f"at most the {total} evaluations")
-        room = total - max(self.early_stop - 1, 0) - (self.kind == "gaussian")
-        if self.kind in ("gaussian", "fixed", "spaced") and self.steps > room:
+        if self.kind in ("all", "uniform"):
+            return self
+        whole = int(total - max(self.early_stop - 1, 0))
+        if self.steps is None:
+            return self.replace(steps=max(1, min(8, whole // 2)))
+        room = whole - (self.kind == "gaussian")
+        if self.steps > room:
             raise reject(
                 self, "steps", self.steps, f"at most {room}, for num_inference_steps of {total} "
                 "(the steps with gradients: --truncation-steps on the command line)"
             )  # fmt: skip
+        return self
 
     def draw(self, total: int, rng: random.Random) -> Draw:
         """One draw for a trajectory of ``total`` evaluations.
 
         Raises:
-            ValueError: see ``check``.
+            ValueError: see ``at``.
         """
-        self.check(total)
+        known = self.at(total)
+        steps = int(known.steps or 0)
         stop = total - 1
         if self.early_stop > 1:
             stop -= rng.randrange(int(self.early_stop))
-        length, steps = stop + 1, int(self.steps)
+        length = stop + 1
         if self.kind == "spaced":
             apart = length // steps
             first = rng.randrange(length - apart * (steps - 1))
@@ -113,7 +123,7 @@ class Truncation(Config):
         cut = 0
         if self.kind == "gaussian":
             while not 1 <= cut < length:
-                cut = int(rng.gauss(length - self.steps, self.spread))
+                cut = int(rng.gauss(length - (known.steps or 0), self.spread))
         elif self.kind == "uniform":
             cut = rng.randint(1, max(length - 1, 1))
         elif self.kind == "fixed":

@@ -92,6 +92,10 @@ def test_flags_as_settings():
     assert refl.loss == Loss("hinge", 1.5, 1e-3)
     assert refl.truncation == Truncation("fixed", 1, early_stop=4)
     assert read("--target-modules", "to_q,to_k").target_modules == ("to_q", "to_k")
+    assert read("--num-inference-steps", "8").truncation == Truncation(steps=4)
+    assert read("--num-inference-steps", "1", "--truncation", "fixed").truncation.steps == 1
+    with pytest.raises(ValueError, match=r"steps is 8\.0; allowed is at most 7"):
+        read("--num-inference-steps", "8", "--truncation-steps", "8")
     with pytest.raises(ValueError, match="scale is given twice"):
         read("--guider", "cfg(3)")
         parse_guider("cfg(3)", 5)

@@ -1,10 +1,16 @@
 """The command line as a person uses it, and misuses it."""
 
+import errno
+import itertools
 import json
+import os
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale
 from guiders.commands import main
 from guiders.commands.flags import with_gate, with_scale
@@ -13,6 +19,7 @@ from guiders.pipelines.grid import Axis
 from guiders.pipelines.parse import parse_guider
 from guiders.pipelines.words import unknown_words
 from PIL import Image
+from safetensors.torch import save_file
 
 
 def pictures(out):
@@ -162,6 +169,45 @@ def test_a_negative_prompt_without_effect(draw, capsys):
         (["x", "--guider-config", "/nowhere.json"], ["/nowhere.json"]),
         (["x", "--guider-config", "/nowhere.json", "--guider", "cfg"], ["--guider-config"]),
         (["x", "--width", "13"], ["13"]),
+        (
+            [
+                "x",
+                "--width",
+                "16384",
+                "--height",
+                "16384",
+                "--batch-size",
+                "99",
+                "--num-images",
+                "99",
+            ],
+            ["width is 16384", "the decoder alone would take", "GB of cpu"],
+        ),
+        (["x", "--num-images", "1000000000"], ["num_images is 1000000000", "1000000"]),
+        (["x", "y", "--num-images", "1000000"], ["num_images is 1000000", "500000"]),
+        (["x", "--seed", str(2**63 - 1), "--num-images", "2"], ["seed is 9223372036854775808"]),
+        (["x", "--threads", "0"], ["threads is 0"]),
+        (["x", "--model", "/etc/hostname"], ["model is '/etc/hostname', a file"]),
+        (["x", "--lora", "/etc"], ["lora is '/etc'", ".safetensors"]),
+        (["x", "--steps", "8"], ["--steps 8", "did you mean --num-inference-steps?"]),
+        (["x", "--guidance-scal", "8", "--sead", "3"], ["--sead 3", "did you mean --seed?"]),
+        (["x", "--guider", "pag(3)"], ["cfg(3, reference=perturbed-attention())"]),
+        (["x", "--guider", "autoguidance(2)"], ["cfg(2, reference=weak-model(...))"]),
+        (["x", "--guider", "weak-model(emoji-weak)"], ["cfg(SCALE, reference=weak-model(...))"]),
+        (
+            ["x", "--guider", "cfg(3, reference=pag)"],
+            ["reference is 'pag'", "perturbed-attention()", "one of negative, weak-model"],
+        ),
+        (["x", "--guider", "APG(Adaptive(8))"], ["apg(8)+adaptive"]),
+        (["x", "--guider", "cfg(interval(8, 0, 3))"], ["cfg(8)+interval(0, 3)"]),
+        (
+            ["x", "--guider", "apg(norm_threshold=2)"],
+            ["norm_threshold of others is rescale"],
+        ),
+        (
+            ["x", "--guider-arg", "guidance_scale=2"],
+            ["guidance_scale of others is scale"],
+        ),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_two(
@@ -179,6 +225,120 @@ def test_mistakes_get_one_sentence_and_exit_code_two(
     assert "Traceback" not in said
     for word in words:
         assert word in said.splitlines()[-1]
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith("guiders ")
+
+
+class Evil:
+    """A pickle that makes a file where it is read as Python does."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("damage", ["evil", "torn", "empty", "of something else"])
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_weights_that_are_damaged_get_one_sentence_and_run_nothing(
+    part, damage, folder, tmp_path, capsys
+):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    (weights,) = (model / part).glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    names = {"text_encoder": "pytorch_model.bin", "unet": "diffusion_pytorch_model.bin"}
+    path = model / part / names[part]
+    if damage == "evil":
+        torch.save({"weight": Evil(tmp_path / "owned")}, path)
+    elif damage == "torn":
+        path.write_bytes(content[:1000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes(pickle.dumps(["no", "weights"]))
+    assert main(["generate", "x", "--model", str(model), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith(f"guiders: error: model is {str(model)!r}; allowed is")
+    assert "that can be read (" in said[-1]
+    assert "Traceback" not in "".join(said)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_full_disk_leaves_no_picture_and_names_it(draw, tmp_path, monkeypatch, capsys):
+    def full(self, file, *args, **kwargs):
+        file.write(b"PNG")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert draw("red", code=1) == []
+    path = tmp_path / "out" / "00000-red-0.png"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"guiders: error: {path} cannot be written (No space left on device)"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_pictures_do_not_depend_on_the_threads_there_are(folder, tmp_path, monkeypatch):
+    seen, command = set(), ["generate", "red", "--model", str(folder), "--num-inference-steps", "1"]
+    monkeypatch.setattr(torch, "set_num_threads", seen.add)
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    before = torch.get_num_threads()
+    assert seen == {1, before}
+    assert main([*command, "--threads", "3", "--out", str(tmp_path)]) == 0
+    assert seen == {1, 3, before}
+
+
+def test_a_lora(draw, folder, tmp_path, capsys):
+    from guiders.pipelines.align import Adapter
+    from guiders.pipelines.generate import load_pipeline
+
+    pipe = load_pipeline(str(folder), device="cpu")
+    adapter = Adapter(pipe)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.fill_(0.3)
+    adapter.save(tmp_path / "lora")
+    plain = draw("red", out="plain")[0]
+    by_folder = draw("red", "--lora", tmp_path / "lora", out="folder")[0]
+    file = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    by_file = draw("red", "--lora", file, out="file")[0]
+    pictures = [Image.open(path).tobytes() for path in (plain, by_folder, by_file)]
+    assert pictures[0] != pictures[1] == pictures[2]
+    assert png.read(by_file)["lora"] == str(file)
+    again = draw("--params-from", by_file, out="again")[0]
+    assert Image.open(again).tobytes() == pictures[1]
+    other = tmp_path / "other.safetensors"
+    save_file({"something.weight": torch.zeros(2)}, other)
+    draw("red", "--lora", other, out="none", code=2)
+    assert f"lora is {str(other)!r}; allowed is one of a StableD" in capsys.readouterr().err
+
+
+def test_jobs_are_not_listed_before_they_are_drawn(folder):
+    from guiders.pipelines.generate import Settings, generate, load_pipeline
+
+    def jobs():
+        for seed in itertools.count():
+            yield Settings("red", CFG(1).to_dict(), seed=seed, num_inference_steps=1)
+
+    made = generate(load_pipeline(str(folder)), jobs(), CFG(1), batch_size=2, quiet=True)
+    assert [picture.settings.seed for picture in itertools.islice(made, 3)] == [0, 1, 2]
+
+
+def test_what_a_model_does_not_read_is_said(draw, capsys):
+    draw("\u2603 \u732b", "red " * 2500)
+    said = [line for line in capsys.readouterr().err.splitlines() if "%|" not in line]
+    assert "guiders: warning: the model knows no word of '\u2603 \u732b'" in said
+    (line,) = (line for line in said if "tokens" in line)
+    assert "'red red" in line
+    assert "reads the first 16" in line
+    assert max(map(len, said)) < 400
 
 
 def test_grid(folder, tmp_path, capsys):

@@ -80,6 +80,8 @@ def test_another_guider_in_the_same_folder_is_refused_and_nothing_is_lost(
         (["--metrics", "fd:nothing"], ["network", "nothing", "inception"]),
         (["--metrics", "fd:emoji-clip", "--reference", "nowhere"], ["reference", "nowhere", "npz"]),
         (["--metrics", "ssim"], ["ssim", "baseline"]),
+        (["--metrics", "fd,,saturation"], ["metrics is 'fd,,saturation'", "an empty name"]),
+        (["--num-images", "1000000000"], ["num_images is 1000000000", "to 1000000"]),
         (["--metrics", "class:emoji-classifier"], ["class", "labels", "symbols"]),
         (["--num-images", "1"], ["num_images", "1", "from 2"]),
         (["--num-images", "-3"], ["num_images", "-3"]),
@@ -122,6 +124,38 @@ def test_misuse_of_compare(folder, tmp_path, capsys, args, words):
     error = capsys.readouterr().err
     for word in words:
         assert word in error
+
+
+def test_scales_of_what_has_none(folder, tmp_path, capsys):
+    command = ["compare", "--model", str(folder), "--prompts", "nowhere", "--out", str(tmp_path)]
+    for guiders, words in (
+        (["none"], "none has no scale"),
+        (["cfg", "cfg(5)"], "cfg(5) has its own"),
+    ):
+        named = [word for one in guiders for word in ("--guider", one)]
+        assert main([*command, *named, "--scales", "1,2"]) == 2
+        warning = capsys.readouterr().err.splitlines()[0]
+        assert warning.startswith("guiders: warning: scales is 1,2")
+        assert words in warning
+    assert main([*command, "--guider", "none"]) == 2
+    assert "scales" not in capsys.readouterr().err
+
+
+def test_networks_of_a_manifest_run_no_code(evaluate, tmp_path, capsys):
+    """A folder with a CLIP is none; a module is."""
+    assert evaluate("--metrics", "saturation") == 0
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    np.savez(tmp_path / "real.npz", mu=np.zeros(3), sigma=np.eye(3))
+    for metric, words in (
+        ("fd:clip:/nowhere", "network /nowhere needs weights"),
+        ("fd:sys:exit", "fd:sys:exit, which runs code"),
+        ("clip:sys:exit", "clip:sys:exit, which runs code"),
+    ):
+        manifest["request"] |= {"metrics": [metric], "reference": str(tmp_path / "real.npz")}
+        path.write_text(json.dumps(manifest))
+        assert main(["evaluate", "--from", str(path), "--out", str(tmp_path / "again")]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_manifest_of_something_else_is_refused(evaluate, tmp_path, capsys):

@@ -11,8 +11,9 @@ import torch
 from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel
 from guiders.evals import files
 from guiders.evals.drawing import _forget_peak, _memory
-from guiders.evals.plan import Plan, exact_scale, fixed_threads
+from guiders.evals.plan import Plan, exact_scale
 from guiders.pipelines import png
+from guiders.pipelines.machine import fixed_threads
 from PIL import Image
 
 

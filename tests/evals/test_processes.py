@@ -10,14 +10,15 @@ import sys
 import time
 
 import pytest
+import torch
 from guiders.commands import main
 
 
 def arguments(folder, out):
     return [
-        "evaluate", "--model", str(folder), "--prompts", "geneval", "--num-images", "22",
-        "--batch-size", "3", "--num-inference-steps", "8", "--threads", "1",
-        "--metrics", "fd:emoji-clip,saturation,nfe", "--reference", "train",
+        "evaluate", "--model", str(folder), "--prompts", "emoji", "--num-images", "22",
+        "--batch-size", "3", "--num-inference-steps", "8", "--reference", "train",
+        "--metrics", "fd:emoji-clip,class:emoji-classifier,saturation,nfe",
         "--device", "cpu", "--out", str(out),
     ]  # fmt: skip
 
@@ -31,16 +32,19 @@ def launch(processes, folder, out):
     )  # fmt: skip
 
 
-def hashes(out):
-    files = sorted((out / "pictures").glob("[0-9]*.png"))
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def hashes(out, *patterns):
+    """Of the pictures, unless others are named."""
+    files = [path for pattern in patterns or ("pictures/[0-9]*.png",) for path in out.glob(pattern)]
+    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture(scope="module")
 def alone(folder, tmp_path_factory):
-    """The run of one process."""
-    out = tmp_path_factory.mktemp("alone")
+    """The run of one process, where more threads would be the default."""
+    out, before = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
+    torch.set_num_threads(2)
     assert main(arguments(folder, out)) == 0
+    torch.set_num_threads(before)
     return out
 
 
@@ -61,6 +65,9 @@ def test_two_processes_killed_and_three_that_go_on_make_the_same_files(folder, a
     output = second.communicate(timeout=600)[0]
     assert second.returncode == 0, output
     assert hashes(tmp_path) == hashes(alone), f"killed at {len(killed)} pictures"
+    rows = hashes(alone, "rows/*/*.npz", "draws.npz")
+    assert len(rows) == 3 * 8 + 1
+    assert hashes(tmp_path, "rows/*/*.npz", "draws.npz") == rows
     assert len(list((tmp_path / "pictures").iterdir())) == 22  # and nothing half-written
     ours, theirs = (json.loads((p / "manifest.json").read_text()) for p in (tmp_path, alone))
     assert ours["processes"] == 3

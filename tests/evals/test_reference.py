@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from guiders import models
-from guiders.evals import Moments, frechet_distance
+from guiders.evals import Moments, frechet_distance, measure
+from guiders.evals.metrics import parse_metrics
 from guiders.evals.networks import Network, load_network
+from guiders.evals.processes import Processes
 from guiders.evals.reference import load_reference
 from PIL import Image
 
@@ -155,8 +157,27 @@ def test_what_cannot_be_read_is_named(network, directory, tmp_path):
 
 def test_statistics_of_another_network_are_refused(network, drawn, tmp_path):
     np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    with pytest.raises(ValueError, match="96 and 2048 features; they must be of one network"):
-        of(load_reference(str(tmp_path / "wide.npz"), network), drawn)
+    with pytest.raises(ValueError, match=r"wide\.npz has 2048 features .* emoji-clip gives 96"):
+        load_reference(str(tmp_path / "wide.npz"), network)
+
+
+def test_a_reference_is_looked_at_before_its_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "load_network", lambda name: pytest.fail(f"{name} is loaded"))
+    np.savez(tmp_path / "other.npz", images=np.zeros((2, 8, 8, 3), np.uint8))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    for source, words in (
+        ("nowhere", "reference is 'nowhere'; allowed is train"),
+        (
+            str(tmp_path / "other.npz"),
+            "holds images; needed are mu and sigma, or pictures as arr_0",
+        ),
+        (str(tmp_path / "empty"), "holds 0 pictures"),
+        (str(tmp_path / "torn.npz"), "cannot be read"),
+        ("train", "statistics are dinov2-train"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            measure.Judges.load(parse_metrics("fd:dinov2", ""), source, Processes("cpu"))
 
 
 def test_a_network_that_gives_nan_or_the_wrong_shape_is_named(pictures):

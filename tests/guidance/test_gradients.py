@@ -189,3 +189,13 @@ def test_rewards_are_stored_by_name_and_code_is_not_run_unasked():
         latents().to_dict()
     with pytest.raises(ValueError, match="not stored as JSON"):
         ClassifierGuidance(1, quadratic).to_dict()
+
+
+@pytest.mark.parametrize("slope", [1e-9, 1.0, 1e3])
+def test_gradients_in_half_precision_neither_vanish_nor_overflow(slope):
+    """A mean over the pixels of a large picture has a slope for each that float16 takes for 0."""
+    query = Query(torch.randn(2, 3, 4).half(), step()).watched()
+    values = slope * query.x.float().flatten(1).sum(dim=1)
+    found = query.gradient(values)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.full_like(found, slope), rtol=1e-3, atol=0)

@@ -69,7 +69,7 @@ def test_it_raises_the_reward_and_keeps_what_it_did(tmp_path):
     assert names == [f"step-{step:05d}.png" for step in (0, 4, 6)]
     with Image.open(tmp_path / "before-after.png") as picture:
         assert picture.width > 4 * 128
-    assert not list(tmp_path.glob("unfinished*"))
+    assert not list(tmp_path.rglob(".*.part"))
 
 
 def test_the_lora_loads_into_a_plain_pipeline(tmp_path):
@@ -96,6 +96,15 @@ def test_the_adapter_of_a_transformer(tmp_path):
     plain = zoo.build("sd3")
     plain.load_lora_weights(tmp_path)
     assert torch.allclose(zoo.run("sd3", plain), expected, atol=1e-5)
+
+
+def test_equal_adapters_are_equal_files(tmp_path):
+    adapter = Adapter(tiny.sd())
+    found = set()
+    for number in range(6):
+        adapter.save(tmp_path / str(number))
+        found.add((tmp_path / str(number) / "pytorch_lora_weights.safetensors").read_bytes())
+    assert len(found) == 1
 
 
 def test_a_pipeline_without_lora_loading(tmp_path):
@@ -270,7 +279,7 @@ def test_the_size_of_the_change(tmp_path):
 
 def test_bfloat16_keeps_the_lora_in_float32(tmp_path):
     trainer = train(tmp_path, max_steps=2, mixed_precision="bf16")
-    assert trainer.pipe.unet.dtype == torch.bfloat16
+    assert trainer.pipe.unet.dtype == trainer.pipe.vae.dtype == torch.bfloat16
     assert {p.dtype for p in trainer.adapter.parameters()} == {torch.float32}
     assert {v.dtype for v in weights(tmp_path).values()} == {torch.float32}
     if not torch.cuda.is_available():
