@@ -186,7 +186,7 @@ def _add_lora(pipe: Any, path: Path) -> None:
             f"lora is {str(path)!r}; allowed with peft: `pip install 'guiders[align]'` gets it"
         )
     where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    network: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     try:
         if hasattr(pipe, "load_lora_weights"):
             pipe.load_lora_weights(str(path.parent), **where)
@@ -326,7 +326,7 @@ def _check_room(pipe: Any, width: int, height: int, pictures: int) -> None:
     Raises:
         ValueError: that alone is more than there is.
     """
-    vae = getattr(pipe, "vae", None)
+    vae: Any = getattr(pipe, "vae", None)
     if type(vae).__name__ != "AutoencoderKL" or getattr(vae, "use_tiling", False):
         return
     device = getattr(pipe, "_execution_device", pipe.device)

@@ -27,7 +27,8 @@ def says_nothing(prompt: str, model_folder: str | Path) -> bool:
 def tokens_too_many(pipe: Any, prompt: str) -> tuple[int, int] | None:
     """How many tokens ``prompt`` has, and how many are read, where none of a pipeline's tokenizers
     has room for all of them."""
-    parts = [part for name, part in pipe.components.items() if name.startswith("tokenizer")]
+    named = pipe.components.items()
+    parts: list[Any] = [part for name, part in named if name.startswith("tokenizer")]
     found = []
     for tokenizer in filter(callable, parts):
         limit = getattr(tokenizer, "model_max_length", 0)

@@ -278,7 +278,7 @@ class Trainer:
                 part.requires_grad_(False).eval()
                 if getattr(part, "dtype", dtype) != dtype:
                     part.to(dtype)  # before it takes room on the device
-        vae = getattr(self.pipe, "vae", None)
+        vae: Any = getattr(self.pipe, "vae", None)
         upcast = vae is not None and getattr(vae.config, "force_upcast", False)
         if upcast and dtype == torch.float16:
             vae.float()  # SDXL's overflows
