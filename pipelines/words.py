@@ -27,10 +27,9 @@ def says_nothing(prompt: str, model_folder: str | Path) -> bool:
 def tokens_too_many(pipe: Any, prompt: str) -> tuple[int, int] | None:
     """How many tokens ``prompt`` has, and how many are read, where none of a pipeline's tokenizers
     has room for all of them."""
-    named = pipe.components.items()
-    parts: list[Any] = [part for name, part in named if name.startswith("tokenizer")]
+    parts = {name: part for name, part in pipe.components.items() if callable(part)}
     found = []
-    for tokenizer in filter(callable, parts):
+    for tokenizer in (part for name, part in parts.items() if name.startswith("tokenizer")):
         limit = getattr(tokenizer, "model_max_length", 0)
         count = len(tokenizer(prompt, verbose=False).input_ids)
         if not 0 < limit < count:
