@@ -59,7 +59,6 @@ def test_it_goes_on_where_it_stopped(align):
 @pytest.mark.parametrize(("args", "complaint"), [
     (["--reward", "beauty"], "reward is 'beauty'; allowed is one of emoji-clip"),
     (["--reward", "emoji-judge"], "never trained with"),
-    (["--reward", "emoji-clip"], "images are 16 x 16 pixels; allowed for the emoji family"),
     (["--method", "ppo"], "method is 'ppo'; allowed is one of alignprop"),
     (["--truncation-steps", "40", "--truncation", "fixed"], "steps is 40; allowed is at most 3"),
     (["--prompts", "/nowhere.txt"], "prompts are '/nowhere.txt'; allowed is a text file"),
