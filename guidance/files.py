@@ -36,7 +36,8 @@ def write(path: Path, fill: Callable[[IO[bytes]], Any], *, new: bool = False) ->
         os.replace(part, path)
     except OSError as error:
         kind = FileExistsError if new and path.exists() else OSError
-        raise kind(f"{path} cannot be written ({error.strerror or error})") from None
+        reason = error.strerror or error
+        raise kind(f"{path} cannot be written ({reason}); what is there is kept") from None
     finally:
         with contextlib.suppress(OSError):  # what was wrong is said already
             part.unlink(missing_ok=True)

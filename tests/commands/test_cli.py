@@ -281,7 +281,10 @@ def test_a_full_disk_leaves_no_picture_and_names_it(draw, tmp_path, monkeypatch,
     assert draw("red", code=1) == []
     path = tmp_path / "out" / "00000-red-0.png"
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"guiders: error: {path} cannot be written (No space left on device)"
+    assert (
+        said
+        == f"guiders: error: {path} cannot be written (No space left on device); what is there is kept"
+    )
     assert list((tmp_path / "out").iterdir()) == []
 
 

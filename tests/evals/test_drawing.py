@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel
-from guiders.evals import files
 from guiders.evals.drawing import _forget_peak, _memory
 from guiders.evals.plan import Plan, exact_scale
+from guiders.guidance import files
 from guiders.pipelines import png
 from guiders.pipelines.machine import fixed_threads
 from PIL import Image
@@ -91,15 +91,15 @@ def test_a_kill_between_any_two_writes_loses_nothing(drawing, all_seven, monkeyp
     for moment in range(4):
         run, left = drawing(out=f"killed-{moment}"), moment
 
-        def dies(path, fill):
+        def dies(path, fill, **options):
             nonlocal left
             if left == 0:
                 raise KeyboardInterrupt
             left -= 1
-            write(path, fill)
+            write(path, fill, **options)
 
-        for module in ("files", "drawing"):
-            monkeypatch.setattr(f"guiders.evals.{module}.write", dies)
+        for module in ("evals.files", "pipelines.png"):
+            monkeypatch.setattr(f"guiders.{module}.write", dies)
         with pytest.raises(KeyboardInterrupt):
             draw(run)
         monkeypatch.undo()

@@ -52,7 +52,8 @@ def test_a_full_disk_leaves_nothing_and_the_sentence_names_file_and_reason(save,
     path = tmp_path / "one"
     with small_disk(300), pytest.raises(OSError) as caught:
         save(path)
-    assert str(caught.value) == f"{path} cannot be written ({os.strerror(errno.EFBIG)})"
+    reason = os.strerror(errno.EFBIG)
+    assert str(caught.value) == f"{path} cannot be written ({reason}); what is there is kept"
     assert not list(tmp_path.iterdir())
     write_text(path, "whole")
     if save.__name__ != "<lambda>":

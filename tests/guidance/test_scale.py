@@ -55,8 +55,8 @@ def test_adaptive_pays_for_the_step_that_agrees_and_stops_for_good():
     assert agreeing(cosines, 0.9) == [[4, 4], [4, 4], [1, 4], [1, 4], [1, 1]]
 
 
-def test_an_unreachable_threshold_never_stops():
-    assert agreeing([(0.99999, 1.0)] * 3, 1.001) == [[4, 4]] * 3
+def test_a_threshold_of_one_stops_where_nothing_is_left_to_guide():
+    assert agreeing([(0.99999, 1.0)] * 3, 1.0) == [[4, 4], [4, 1], [4, 1]]
 
 
 def test_adaptive_in_another_space():
