@@ -20,7 +20,8 @@ from pathlib import Path
 import guiders
 import numpy as np
 import torch
-from guiders.evals import Estimate, bootstrap
+from guiders.evals import Estimate
+from guiders.evals.metrics import bootstrap
 
 COMMON = (
     "--reward emoji-clip --eval-prompts 12 --eval-samples 2 --mixed-precision bf16 "

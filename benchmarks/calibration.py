@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, WeakModel, guided, models
-from guiders.evals import bootstrap, load_prompts
-from guiders.guidance import apg
-from guiders.pipelines.generate import Settings, load_pipeline, sample
+from guiders.evals import load_prompts
+from guiders.evals.metrics import bootstrap
+from guiders.guidance.terms import apg
+from guiders.pipelines.generation.generate import Settings, load_pipeline, sample
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm

@@ -28,8 +28,9 @@ from pathlib import Path
 import numpy as np
 import scipy
 import torch
-from guiders.evals import Moments, Streamed, frechet_distance, inception
-from guiders.evals.networks import Network
+from guiders.evals import Moments, Streamed, frechet_distance
+from guiders.evals.features import inception
+from guiders.evals.features.extractors import Network
 from tqdm import tqdm
 
 DIMENSIONS = 2048

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from guiders import CFG, Confusion, Guider, Negative, WeakModel, guided, models
-from guiders.evals import bootstrap, image_features, text_features
+from guiders.evals import image_features, text_features
+from guiders.evals.metrics import bootstrap
 from torch.nn.functional import normalize
 from tqdm import tqdm
 

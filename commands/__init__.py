@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..pipelines.machine import THREADS, fixed_threads
-from ..pipelines.words import start_of
+from ..pipelines.generation.vocabulary import start_of
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
 # Flags as other programs have them.

@@ -9,9 +9,9 @@ import textwrap
 from typing import Any
 
 from .. import models
-from ..evals.advice import advise
+from ..evals.calibration.advice import advise
 from ..guidance import Profile, intents
-from ..pipelines.parse import parse_guider
+from ..pipelines.language.parse import parse_guider
 
 
 def add(commands: Any) -> None:

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..evals.evaluation import evaluate, prompts_of
-from ..evals.figures import Figure
-from ..evals.manifest import Request, model_facts, read_manifest
-from ..evals.measure import check_sources
-from ..evals.metrics import ALIASES, METRICS, parse_metrics
-from ..evals.networks import runs_code
-from ..evals.plan import Plan
-from ..evals.processes import Processes
-from ..evals.tables import shown
+from ..evals.runs.evaluate import evaluate, prompts_of
+from ..evals.metrics.estimates import Figure
+from ..evals.runs.manifest import Request, model_facts, read_manifest
+from ..evals.runs.measure import check_sources
+from ..evals.runs.registry import ALIASES, METRICS, parse_metrics
+from ..evals.features.extractors import runs_code
+from ..evals.runs.plan import Plan
+from ..evals.storage.processes import Processes
+from ..evals.comparison.tables import shown
 from ..guidance import Guider, intents
-from ..pipelines.settle import settle
+from ..pipelines.calibration.settle import settle
 from .flags import guider_from
 from .settings import add_settings, make_folder, pipeline_of, settings_of
 

@@ -9,10 +9,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ..evals.prompts import SETS, load_prompts
-from ..guidance.linear_ag import ESTIMATE, NONE, SPACES, TRUE
-from ..pipelines.fit_linear_ag import fit_linear_ag
-from ..pipelines.generate import Settings
+from ..evals.storage.prompts import SETS, load_prompts
+from ..guidance.references.linear_ag import ESTIMATE, NONE, SPACES, TRUE
+from ..pipelines.calibration.fit_linear_ag import fit_linear_ag
+from ..pipelines.generation.generate import Settings
 from .settings import add_run, check_count, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}

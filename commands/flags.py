@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..guidance import Adaptive, Constant, Gate, Guider, Interval, Scale, Sum, Term
-from ..guidance.config import build
-from ..pipelines.parse import UNGUIDED, parse_guider, read_settings
+from ..guidance.engine.config import build
+from ..pipelines.language.parse import UNGUIDED, parse_guider, read_settings
 
 DEFAULT = "cfg"
 

@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from .. import models
-from ..pipelines.generate import SCHEDULERS
-from ..pipelines.parse import (
+from ..pipelines.generation.generate import SCHEDULERS
+from ..pipelines.language.parse import (
     arguments_of,
     gate_names,
     post_names,
@@ -15,7 +15,7 @@ from ..pipelines.parse import (
     schedule_names,
     term_names,
 )
-from ..pipelines.published import PUBLISHED
+from ..pipelines.presets.published import PUBLISHED
 from ..pipelines.rewards import NAMES
 
 

@@ -8,12 +8,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ..evals.profile_chart import write_chart
-from ..evals.profiling import LEAST, measure
-from ..evals.prompts import SETS
+from ..evals.calibration.chart import write_chart
+from ..evals.calibration.measure import LEAST, measure
+from ..evals.storage.prompts import SETS
 from ..guidance import Profile, Term
-from ..pipelines.generate import Settings
-from ..pipelines.parse import parse_guider
+from ..pipelines.generation.generate import Settings
+from ..pipelines.language.parse import parse_guider
 from .fit import prompts_of
 from .settings import add_run, make_folder, pipeline_of
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from .. import models
 from ..guidance import CFG, Guider
-from ..pipelines import words
-from ..pipelines.generate import DTYPES, MOST, SCHEDULERS, Settings, load_pipeline, model_folder
+from ..pipelines.generation import vocabulary as words
+from ..pipelines.generation.generate import DTYPES, MOST, SCHEDULERS, Settings, load_pipeline, model_folder
 from ..pipelines.machine import THREADS
 
 

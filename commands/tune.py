@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..evals.goals import DIRECTIONS
-from ..evals.manifest import Request
-from ..evals.metrics import ALIASES, METRICS
-from ..evals.processes import Processes
-from ..evals.tuning import tune
-from ..evals.tuning_report import markdown, write_tuning
+from ..evals.tuning.objective import DIRECTIONS
+from ..evals.runs.manifest import Request
+from ..evals.runs.registry import ALIASES, METRICS
+from ..evals.storage.processes import Processes
+from ..evals.tuning.tune import tune
+from ..evals.tuning.page import markdown, write_tuning
 from ..guidance import CFG
-from ..pipelines.ranges import parse_space
+from ..pipelines.language.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared
 from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of
 

@@ -27,7 +27,7 @@ from guiders.guidance import (
     Step,
     Term,
 )
-from guiders.pipelines.parse import (
+from guiders.pipelines.language.parse import (
     arguments_of,
     gate_names,
     post_names,

@@ -1,30 +1,30 @@
 """The mathematics of guidance: torch only, no pipeline, no I/O beyond JSON."""
 
-from .adaptive import Adaptive, Stale
-from .answers import Answers
-from .apg import APG
-from .cads import CADS
-from .cfg import CFG
-from .cfg_pp import CFGPlusPlus
-from .cfg_pp_2m import CFGPlusPlus2M
-from .cfg_zero import CFGZeroStar
-from .config import Config, intents
-from .context import Condition, Context
-from .denoiser import Denoiser, Guided, Network, foresee
-from .fdg import FDG
-from .gates import Gate, Interval, StepAG
-from .gfcg import Confusion
-from .gradients import ClassifierGuidance, RewardGuidance
-from .guider import Gradient, Guider, Post, Prepare, Sum, Term
-from .intent import effective_scale, resolve
-from .keep_norm import KeepNorm
-from .linear_ag import Coefficients, LinearAG
-from .magnitude import MagnitudeAware
-from .match import Match
-from .perturbed import AdapterOff, PerturbedAttention, SkipLayers, SmoothedAttention
-from .profile import Profile
-from .record import Diagnosis, Record
-from .reference import (
+from .scales.adaptive import Adaptive, Stale
+from .engine.answers import Answers
+from .terms.apg import APG
+from .transforms.cads import CADS
+from .terms.cfg import CFG
+from .scales.cfg_plus_plus import CFGPlusPlus
+from .terms.cfg_plus_plus_2m import CFGPlusPlus2M
+from .terms.cfg_zero import CFGZeroStar
+from .engine.config import Config, intents
+from .engine.context import Condition, Context
+from .engine.denoiser import Denoiser, Guided, Network, foresee
+from .terms.fdg import FDG
+from .scales.gates import Gate, Interval, StepAG
+from .references.gfcg import Confusion
+from .terms.gradients import ClassifierGuidance, RewardGuidance
+from .engine.guider import Gradient, Guider, Post, Prepare, Sum, Term
+from .calibration.resolve import effective_scale, resolve
+from .transforms.keep_norm import KeepNorm
+from .references.linear_ag import Coefficients, LinearAG
+from .terms.mambo_g import MagnitudeAware
+from .scales.match import Match
+from .references.perturbed import AdapterOff, PerturbedAttention, SkipLayers, SmoothedAttention
+from .calibration.profile import Profile
+from .engine.record import Diagnosis, Record
+from .engine.reference import (
     NEGATIVE,
     POSITIVE,
     Branch,
@@ -34,12 +34,12 @@ from .reference import (
     Reference,
     WeakModel,
 )
-from .rescale import Rescale
-from .scale import Constant, Cosine, Custom, Linear, PerImage, Scale
-from .tcfg import TCFG
-from .thresholding import DynamicThreshold, EnergyPreserving
-from .types import Level, Prediction, Query, Readout, Step
-from .zero_init import ZeroInit
+from .transforms.rescale import Rescale
+from .engine.scale import Constant, Cosine, Custom, Linear, PerImage, Scale
+from .terms.tcfg import TCFG
+from .transforms.thresholding import DynamicThreshold, EnergyPreserving
+from .engine.types import Level, Prediction, Query, Readout, Step
+from .transforms.zero_init import ZeroInit
 
 __all__ = [
     "APG", "CADS", "CFG", "FDG", "NEGATIVE", "POSITIVE", "TCFG", "AdapterOff", "Adaptive",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .guided import Attachment, Call, guided
+from .attach.guided import Attachment, Call, guided
 
 __all__ = ["Attachment", "Call", "DiffusersRule", "guided", "to_diffusers"]
 
@@ -10,7 +10,7 @@ __all__ = ["Attachment", "Call", "DiffusersRule", "guided", "to_diffusers"]
 def __getattr__(name: str) -> Any:
     """What imports much of Diffusers, only where it is asked for."""
     if name in ("DiffusersRule", "to_diffusers"):
-        from . import modular
+        from .attach import diffusers_guiders as modular
 
         return getattr(modular, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

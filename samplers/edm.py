@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..guidance import Guided, Level, Query, Step
-from ..guidance.config import Config, number, reject
+from ..guidance.engine.config import Config, number, reject
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..guidance import Branch, Condition, Network, Prediction, Query, Readout
-from ..guidance.denoiser import Requests
-from ..guidance.types import take
+from ..guidance.engine.denoiser import Requests
+from ..guidance.engine.types import take
 
 Plain = Callable[..., Tensor]
 """``(x, sigma) -> x0``, or ``(x, sigma, condition) -> x0``: x, x0 (B, ...) with

@@ -71,7 +71,7 @@ def outcome(shown, name):
 def page():
     """The page, in Markdown."""
     import zoo
-    from guiders.pipelines.form import FORMS, REFUSED
+    from guiders.pipelines.attach.layouts import FORMS, REFUSED
     from guiders.samplers import REFUSED as REFUSED_SCHEDULERS
 
     kinds = {name: type(zoo.build(name)).__name__ for name in outcomes[COLUMNS[0]]}

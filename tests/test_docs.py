@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from guiders.guidance import CFG, Denoiser, Post, Query, Readout, RewardGuidance, Term
-from guiders.pipelines.parse import post_names, term_names
+from guiders.pipelines.language.parse import post_names, term_names
 from known import Answers, step
 
 pytestmark = pytest.mark.quick

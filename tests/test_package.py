@@ -106,7 +106,7 @@ def test_everything_public_is_documented():
 @pytest.mark.quick
 def test_the_support_page_is_that_of_this_version():
     from guiders import samplers
-    from guiders.pipelines import form
+    from guiders.pipelines.attach import layouts as form
 
     page = (ROOT / "docs" / "support.md").read_text()
     for table in (form.FORMS, form.REFUSED, samplers.FAMILIES, samplers.REFUSED):

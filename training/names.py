@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from data import Emoji
 from guiders import CFG, Guider, guided, models
-from guiders.evals import bootstrap
-from guiders.evals.features import to_tensor
+from guiders.evals.metrics import bootstrap
+from guiders.evals.features.clip import to_tensor
 from torch import Tensor
 from tqdm import tqdm
 

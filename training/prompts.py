@@ -1,6 +1,6 @@
 """The captions of the emoji data as prompt sets that ship with the package: no pictures needed.
 
-Writes ``evals/prompt-sets/emoji.tsv``, the (name, style) pairs of the training data, and
+Writes ``evals/storage/prompt-sets/emoji.tsv``, the (name, style) pairs of the training data, and
 ``emoji-held-out.tsv``, those that no model was trained on; in a fixed random order, so that the
 first N are a sample, with the category of each for the classifier.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data import CATEGORIES, PACKAGES, fetch, is_held_out, is_skin_tone, read_package
 
-PROMPTS = Path(__file__).parent.parent / "evals" / "prompt-sets"
+PROMPTS = Path(__file__).parent.parent / "evals" / "storage" / "prompt-sets"
 
 
 def pairs(downloads: Path) -> dict[tuple[str, str], str]:

@@ -19,18 +19,9 @@ import numpy as np
 import torch
 from data import Emoji
 from guiders import APG, CFG, Adaptive, Guider, Match, WeakModel, guided, models
-from guiders.evals import (
-    Estimate,
-    Moments,
-    bootstrap,
-    clipped,
-    contrast,
-    frechet_distance,
-    image_features,
-    saturation,
-    text_features,
-)
-from guiders.pipelines.grid import layout
+from guiders.evals import Estimate, Moments, clipped, contrast, frechet_distance, image_features, saturation, text_features
+from guiders.evals.metrics import bootstrap
+from guiders.pipelines.generation.grid import layout
 from names import measure as nearest_names
 from torch import Tensor
 from torch.nn.functional import normalize

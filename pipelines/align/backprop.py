@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ...guidance import Guider
 from ...samplers import read_level, steps_ahead
-from ..guided import DENOISERS, Attachment, guided, parts_of
-from ..inputs import Inputs
-from ..swap import restore, swap
-from ..turn import is_changed
+from ..attach.guided import DENOISERS, Attachment, guided, parts_of
+from ..patch.call_arguments import Inputs
+from ..patch.class_swap import restore, swap
+from ..attach.evaluation import is_changed
 from .truncation import Draw, Truncation
 
 

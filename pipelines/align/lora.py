@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...guidance import AdapterOff
-from ...guidance.files import write_tensors
-from ..generate import LORA
-from ..guided import DENOISERS, parts_of
-from ..inputs import Inputs
-from ..perturb import changed
+from ...guidance.engine.files import write_tensors
+from ..generation.generate import LORA
+from ..attach.guided import DENOISERS, parts_of
+from ..patch.call_arguments import Inputs
+from ..patch.perturb import changed
 
 ADAPTER = "align"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

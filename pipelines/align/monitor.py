@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...guidance.files import write_text, write_torch
-from .. import png
-from ..grid import layout
-from ..guided import guided
+from ...guidance.engine.files import write_text, write_torch
+from ..generation import png
+from ..generation.grid import layout
+from ..attach.guided import guided
 
 if TYPE_CHECKING:
     from .trainer import Trainer

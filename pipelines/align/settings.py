@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...guidance import CFG, Config, Guider
-from ...guidance.config import Stored, choice, number, reject
+from ...guidance.engine.config import Stored, choice, number, reject
 from .lora import ATTENTION
 from .truncation import Truncation
 

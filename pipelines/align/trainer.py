@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...guidance.files import reason_of, write_torch
-from ..generate import negative_arguments
-from ..guided import DENOISERS, guided, parts_of
+from ...guidance.engine.files import reason_of, write_torch
+from ..generation.generate import negative_arguments
+from ..attach.guided import DENOISERS, guided, parts_of
 from ..machine import all_processes, default_device
 from ..rewards.check import Reward, check_reward
-from ..swap import restore, swap
+from ..patch.class_swap import restore, swap
 from .backprop import Backprop, backpropagated, plain
 from .lora import Adapter
 from .monitor import Monitor

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from ...guidance import Config
-from ...guidance.config import choice, number, reject
+from ...guidance.engine.config import choice, number, reject
 
 
 @dataclass(frozen=True)

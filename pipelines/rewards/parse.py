@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..parse import split
+from ..language.parse import split
 
 # Where each reward is; what a heavy one needs is imported when it is asked for.
 NAMES = {

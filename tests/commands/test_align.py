@@ -7,7 +7,7 @@ from guiders import APG, CFG, Adaptive
 from guiders.commands import main, parser
 from guiders.commands.align import settings_from
 from guiders.pipelines.align import AlignSettings, Loss, Truncation, prompts
-from guiders.pipelines.parse import parse_guider
+from guiders.pipelines.language.parse import parse_guider
 
 FLAGS = "--reward brightness --max-steps 2 --batch-size 2 --num-inference-steps 3 --eval-prompts 1"
 
@@ -111,7 +111,7 @@ def test_prompts_that_come_with_it():
 
 def test_the_model_knows_every_word_of_the_emoji_prompts():
     from guiders import models
-    from guiders.pipelines.words import unknown_words
+    from guiders.pipelines.generation.vocabulary import unknown_words
 
     for prompt in prompts.read("emoji") + prompts.read("emoji-unseen"):
         assert not unknown_words(prompt, models.path("emoji"))

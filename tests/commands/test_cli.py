@@ -14,10 +14,10 @@ import torch
 from guiders import APG, CFG, Adaptive, Interval, Linear, Rescale
 from guiders.commands import main
 from guiders.commands.flags import with_gate, with_scale
-from guiders.pipelines import png
-from guiders.pipelines.grid import Axis
-from guiders.pipelines.parse import parse_guider
-from guiders.pipelines.words import unknown_words
+from guiders.pipelines.generation import png
+from guiders.pipelines.generation.grid import Axis
+from guiders.pipelines.language.parse import parse_guider
+from guiders.pipelines.generation.vocabulary import unknown_words
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -300,7 +300,7 @@ def test_pictures_do_not_depend_on_the_threads_there_are(folder, tmp_path, monke
 
 def test_a_lora(draw, folder, tmp_path, capsys):
     from guiders.pipelines.align import Adapter
-    from guiders.pipelines.generate import load_pipeline
+    from guiders.pipelines.generation.generate import load_pipeline
 
     pipe = load_pipeline(str(folder), device="cpu")
     adapter = Adapter(pipe)
@@ -324,7 +324,7 @@ def test_a_lora(draw, folder, tmp_path, capsys):
 
 
 def test_jobs_are_not_listed_before_they_are_drawn(folder):
-    from guiders.pipelines.generate import Settings, generate, load_pipeline
+    from guiders.pipelines.generation.generate import Settings, generate, load_pipeline
 
     def jobs():
         for seed in itertools.count():
@@ -559,7 +559,7 @@ def test_acceleration_is_refused_where_steps_draw_noise(draw, capsys):
 
 
 def test_long_labels_stay_in_their_column():
-    from guiders.pipelines.grid import _wrap
+    from guiders.pipelines.generation.grid import _wrap
     from PIL import ImageFont
 
     font = ImageFont.load_default(15)
@@ -570,7 +570,7 @@ def test_long_labels_stay_in_their_column():
 
 
 def test_a_head_a_little_wider_than_its_picture_is_one_line():
-    from guiders.pipelines.grid import layout
+    from guiders.pipelines.generation.grid import layout
 
     def height(head):
         return layout([[Image.new("RGB", (32, 32))]], [["x"]], [head], ["row"]).height

@@ -7,8 +7,8 @@ import pytest
 from guiders import APG, CFG, Adaptive, Guider, Match, Profile
 from guiders.commands import main, parser
 from guiders.guidance import intents
-from guiders.pipelines import png
-from guiders.pipelines.parse import parse_guider
+from guiders.pipelines.generation import png
+from guiders.pipelines.language.parse import parse_guider
 
 
 @pytest.fixture(scope="module")

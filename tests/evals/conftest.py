@@ -5,10 +5,10 @@ import functools
 import pytest
 import tiny
 from guiders import APG
-from guiders.evals.drawing import Drawing
-from guiders.evals.plan import Plan
-from guiders.evals.prompts import Prompts
-from guiders.pipelines.generate import Settings
+from guiders.evals.runs.images import Drawing
+from guiders.evals.runs.plan import Plan
+from guiders.evals.storage.prompts import Prompts
+from guiders.pipelines.generation.generate import Settings
 
 TEXTS = ("red heart", "blue car", "cat", "green apple")
 

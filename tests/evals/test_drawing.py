@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel
-from guiders.evals.drawing import _forget_peak, _memory
-from guiders.evals.plan import Plan, exact_scale
-from guiders.guidance import files
-from guiders.pipelines import png
+from guiders.evals.runs.images import _forget_peak, _memory
+from guiders.evals.runs.plan import Plan, exact_scale
+from guiders.guidance.engine import files
+from guiders.pipelines.generation import png
 from guiders.pipelines.machine import fixed_threads
 from PIL import Image
 

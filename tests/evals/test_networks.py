@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 import torch
-from guiders.evals import inception
-from guiders.evals.networks import (
+from guiders.evals.features import inception
+from guiders.evals.features.extractors import (
     IMAGENET,
     Network,
     fit_positions,

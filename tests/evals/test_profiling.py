@@ -27,13 +27,13 @@ from guiders import (
     resolve,
 )
 from guiders import profile as measured
-from guiders.evals.advice import advise
-from guiders.evals.effects import runs
-from guiders.evals.profile_chart import picture
+from guiders.evals.calibration.advice import advise
+from guiders.evals.calibration.effects import runs
+from guiders.evals.calibration.chart import picture
 from guiders.guidance import intents
-from guiders.guidance.profile import LEVELS, NEGATIVE_KEY
-from guiders.pipelines.generate import Settings, sample
-from guiders.pipelines.settle import foreseen, settle
+from guiders.guidance.calibration.profile import LEVELS, NEGATIVE_KEY
+from guiders.pipelines.generation.generate import Settings, sample
+from guiders.pipelines.calibration.settle import foreseen, settle
 
 PROMPTS = [f"{word} {number}" for word in ("red", "cat", "a b c", "heart") for number in range(4)]
 
@@ -232,7 +232,7 @@ def test_the_plan_has_the_numbers(sd, known, capsys):
 
 
 def test_numbers_are_looked_up_once_for_equal_runs(sd, known, monkeypatch):
-    module, calls = sys.modules["guiders.pipelines.guided"], []
+    module, calls = sys.modules["guiders.pipelines.attach.guided"], []
     resolve = module.resolve
     monkeypatch.setattr(module, "resolve", lambda *a: calls.append(a) or resolve(*a))
     with guided(sd, CFG(Interval(4, keep=0.7)), quiet=True, profile=known) as run:
@@ -339,7 +339,7 @@ def test_advice_holds_for_what_it_says(steps):
     profile = Profile.load(path)
     found = advise(profile)
     assert all(one.text for one in found)
-    from guiders.pipelines.parse import parse_guider
+    from guiders.pipelines.language.parse import parse_guider
 
     guiders = [one.guider for one in found if one.guider]
     assert len(guiders) > 5

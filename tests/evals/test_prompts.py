@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 from guiders import models
-from guiders.evals.prompts import load_prompts
-from guiders.pipelines.words import unknown_words
+from guiders.evals.storage.prompts import load_prompts
+from guiders.pipelines.generation.vocabulary import unknown_words
 
 
 def test_geneval_is_complete():

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from guiders.evals import Moments, Streamed, figures, frechet_distance
-from guiders.evals.kernel import cmmd, gaussian, kid, polynomial
-from guiders.evals.manifolds import neighbours
+from guiders.evals import Moments, Streamed, frechet_distance
+from guiders.evals.metrics import estimates as figures
+from guiders.evals.metrics.mmd import cmmd, gaussian, kid, polynomial
+from guiders.evals.metrics.prdc import neighbours
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prdc import compute_prdc
@@ -85,7 +86,7 @@ def test_neighbours_are_those_of_prdc(n, m, k):
 
 
 def test_neighbours_by_their_definition_in_several_chunks(monkeypatch):
-    monkeypatch.setattr("guiders.evals.manifolds.CHUNK", 17)
+    monkeypatch.setattr("guiders.evals.metrics.prdc.CHUNK", 17)
     real, drawn = sample(70, 6, 2), sample(50, 6, 3, shift=0.4)
     k = 3
     own = np.sort(np.linalg.norm(real[:, None] - real, axis=2), axis=1)[:, k]

@@ -9,14 +9,14 @@ import pytest
 import tiny
 from guiders import APG, CFG, Interval
 from guiders.evals import Figure, Plan, Request, Tuning, tune
-from guiders.evals.bootstrap import Estimate
-from guiders.evals.goals import Goal, parse_goal
-from guiders.evals.metrics import Wanted
-from guiders.evals.search import search
-from guiders.evals.tuning_report import alike, markdown, rows, verdict
-from guiders.guidance.denoiser import NotFiniteError
-from guiders.pipelines.generate import Settings
-from guiders.pipelines.ranges import parse_space
+from guiders.evals.metrics.bootstrap import Estimate
+from guiders.evals.tuning.objective import Goal, parse_goal
+from guiders.evals.runs.registry import Wanted
+from guiders.evals.tuning.search import search
+from guiders.evals.tuning.page import alike, markdown, rows, verdict
+from guiders.guidance.engine.denoiser import NotFiniteError
+from guiders.pipelines.generation.generate import Settings
+from guiders.pipelines.language.ranges import parse_space
 
 pytest.importorskip("optuna")
 BOWL = "apg(scale=2..16, eta=0..1)"

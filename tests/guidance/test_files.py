@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from guiders.guidance import Profile
-from guiders.guidance.files import write, write_tensors, write_text
-from guiders.guidance.linear_ag import Coefficients
-from guiders.pipelines import png
+from guiders.guidance.engine.files import write, write_tensors, write_text
+from guiders.guidance.references.linear_ag import Coefficients
+from guiders.pipelines.generation import png
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file

@@ -36,8 +36,8 @@ from guiders.guidance import (
     effective_scale,
     intents,
 )
-from guiders.guidance.profile import LEVELS, Effect, Gap, Track, reference_key
-from guiders.guidance.replay import View
+from guiders.guidance.calibration.profile import LEVELS, Effect, Gap, Track, reference_key
+from guiders.guidance.calibration.simulate import View
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,7 +251,7 @@ def test_the_smallest_interval_that_keeps_as_much(keep, kept):
 
 
 def denoised(guider, step):
-    from guiders.guidance.state import State
+    from guiders.guidance.engine.state import State
 
     return guider.when.at(step, State(1))[0]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from guiders import CFG, Adaptive, Cosine, Custom, Interval, Linear
 from guiders.guidance import Denoiser, Query
-from guiders.guidance.state import State
+from guiders.guidance.engine.state import State
 from known import Answers, step
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from guiders import APG, CFG, Adaptive, guided, models
-from guiders.pipelines.words import unknown_words
+from guiders.pipelines.generation.vocabulary import unknown_words
 
 
 @pytest.fixture(scope="module")

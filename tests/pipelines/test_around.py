@@ -11,7 +11,7 @@ from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from errors import error
 from guiders import APG, CFG, Adaptive, Interval, WeakModel, guided
-from guiders.pipelines.inputs import Inputs
+from guiders.pipelines.patch.call_arguments import Inputs
 from zoo import attached
 
 SKIPPING = CFG(Adaptive(5, threshold=-1))  # guides the first step alone

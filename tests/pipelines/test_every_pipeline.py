@@ -7,10 +7,10 @@ import torch
 import zoo
 from errors import error
 from guiders import APG, CFG, Adaptive, Interval, KeepNorm, guided
-from guiders.pipelines.form import form_of
-from guiders.pipelines.guided import parts_of
-from guiders.pipelines.inputs import Inputs
-from guiders.pipelines.swap import is_swapped, restore, swap
+from guiders.pipelines.attach.layouts import form_of
+from guiders.pipelines.attach.guided import parts_of
+from guiders.pipelines.patch.call_arguments import Inputs
+from guiders.pipelines.patch.class_swap import is_swapped, restore, swap
 
 ONE_PASS = [
     "sd", "sd-img2img", "sd-inpaint", "sd-inpaint-4", "sd-controlnet", "sdxl", "sdxl-img2img",

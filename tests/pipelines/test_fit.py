@@ -8,8 +8,8 @@ import torch
 from guiders import CFG, LinearAG, guided
 from guiders.commands import main
 from guiders.guidance import Coefficients
-from guiders.pipelines.fit_linear_ag import fit_linear_ag, score, solve
-from guiders.pipelines.generate import Settings, sample
+from guiders.pipelines.calibration.fit_linear_ag import fit_linear_ag, score, solve
+from guiders.pipelines.generation.generate import Settings, sample
 
 POLICY = ["true", "estimate", "true", "estimate", "none", "none"]
 

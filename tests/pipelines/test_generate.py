@@ -2,7 +2,7 @@
 
 import pytest
 import zoo
-from guiders.pipelines.generate import Settings, _size, negative_arguments
+from guiders.pipelines.generation.generate import Settings, _size, negative_arguments
 
 
 def job(**changes):

@@ -29,7 +29,7 @@ from guiders import (
     guided,
 )
 from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Prediction, Query
-from guiders.pipelines.swap import restore, swap
+from guiders.pipelines.patch.class_swap import restore, swap
 from guiders.samplers import read_level
 from known import step
 from products import product

@@ -30,8 +30,8 @@ from guiders import (
     models,
     read_level,
 )
-from guiders.pipelines.networks import load_network
-from guiders.pipelines.pictures import decode
+from guiders.pipelines.patch.weak_models import load_network
+from guiders.pipelines.context.decode import decode
 from guiders.samplers import readout_at, solver_stage
 
 PROMPTS = ("red heart", "blue car", "cat", "green apple")
@@ -325,7 +325,7 @@ def test_confusion_beside_pictures_and_controlnets(name, rows):
 
 def test_other_prompts_keep_what_a_distilled_network_is_told():
     """Flux's guidance is an argument of its transformer, not a part of the prompt."""
-    from guiders.pipelines.inputs import Inputs
+    from guiders.pipelines.patch.call_arguments import Inputs
 
     x, t = torch.zeros(2, 4), torch.ones(2)
     own = Inputs((), {"hidden_states": x, "timestep": t, "guidance": torch.full((2,), 3.5),
@@ -340,7 +340,7 @@ def test_other_prompts_keep_what_a_distilled_network_is_told():
 
 
 def test_prompts_of_videos_have_a_row_for_each_frame():
-    from guiders.pipelines.inputs import Inputs
+    from guiders.pipelines.patch.call_arguments import Inputs
 
     frames = 3
     own = Inputs((torch.zeros(2, 4), 1), {"encoder_hidden_states": torch.zeros(2 * frames, 5)})
@@ -462,7 +462,7 @@ def test_cads_is_not_ignored_where_the_pipeline_is_learnt(monkeypatch):
     guider = CFG(5) | CADS(low=0, high=0.5, noise_scale=1.0)
     pipe = tiny.sd("ddim")
     listed, _ = attached(pipe, guider, steps=3)
-    monkeypatch.setattr(sys.modules["guiders.pipelines.guided"], "form_of", lambda pipe: None)
+    monkeypatch.setattr(sys.modules["guiders.pipelines.attach.guided"], "form_of", lambda pipe: None)
     learnt, run = attached(pipe, guider, steps=3)
     assert error(learnt, listed) < 1e-5
     assert [sum(record.evaluations) for record in run.records] == [6, 4, 4]

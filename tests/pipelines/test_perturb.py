@@ -24,10 +24,10 @@ from guiders import (
     guided,
     to_diffusers,
 )
-from guiders.pipelines import attention
-from guiders.pipelines.attention import Sight, blur_matrix, blurred, identity
-from guiders.pipelines.inputs import Inputs, choose
-from guiders.pipelines.perturb import changed
+from guiders.pipelines.patch import attention
+from guiders.pipelines.patch.attention import Sight, blur_matrix, blurred, identity
+from guiders.pipelines.patch.call_arguments import Inputs, choose
+from guiders.pipelines.patch.perturb import changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo import attached

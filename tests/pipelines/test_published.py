@@ -3,8 +3,8 @@
 import diffusers
 import pytest
 from guiders import APG, CFG, Adaptive, Interval, Rescale
-from guiders.pipelines.parse import parse_guider
-from guiders.pipelines.published import PUBLISHED, hints, published_for
+from guiders.pipelines.language.parse import parse_guider
+from guiders.pipelines.presets.published import PUBLISHED, hints, published_for
 
 
 @pytest.mark.parametrize("one", PUBLISHED, ids=lambda one: f"{one.family} {one.guider}")

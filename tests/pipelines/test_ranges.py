@@ -2,7 +2,7 @@
 
 import pytest
 from guiders import APG, CFG, Interval, Linear, Rescale, WeakModel
-from guiders.pipelines.ranges import parse_space
+from guiders.pipelines.language.ranges import parse_space
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,7 +77,7 @@ def test_ends_may_exclude_each_other_if_others_do_not():
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e6), st.floats(0, 1))
 def test_rounding_stays_within_and_near(low, width, share):
-    from guiders.pipelines.ranges import Range
+    from guiders.pipelines.language.ranges import Range
 
     high = low + width
     if not low < high:

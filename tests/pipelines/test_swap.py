@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from guiders.pipelines.swap import restore, swap
+from guiders.pipelines.patch.class_swap import restore, swap
 
 
 def double(original, module, x):

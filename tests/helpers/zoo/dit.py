@@ -24,7 +24,7 @@ from diffusers import (
     SanaTransformer2DModel,
 )
 
-from .parts import WIDTH, WORDS, Rows, Specimen, caller, embedded, fixed, generators, textless
+from guiders.tests.helpers.zoo.parts import WIDTH, WORDS, Rows, Specimen, caller, embedded, fixed, generators, textless
 
 
 def pixart_sigma() -> Any:

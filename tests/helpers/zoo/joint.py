@@ -20,7 +20,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-from .parts import (
+from guiders.tests.helpers.zoo.parts import (
     WIDTH,
     Rows,
     Specimen,
@@ -32,7 +32,7 @@ from .parts import (
     sharpen,
     textless,
 )
-from .stable_diffusion import from_picture
+from guiders.tests.helpers.zoo.stable_diffusion import from_picture
 
 
 def sd3(kind: Any, vae: Any = None) -> Any:

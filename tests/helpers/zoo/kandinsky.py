@@ -13,7 +13,7 @@ from diffusers import (
     VQModel,
 )
 
-from .parts import WIDTH, Rows, Specimen, caller, embedded, fixed, generators
+from guiders.tests.helpers.zoo.parts import WIDTH, Rows, Specimen, caller, embedded, fixed, generators
 
 
 def kandinsky22() -> Any:

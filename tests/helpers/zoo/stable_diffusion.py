@@ -21,7 +21,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from .parts import PROMPTS, Rows, Specimen, caller, fixed, generators, masks, pictures, sharpen
+from guiders.tests.helpers.zoo.parts import PROMPTS, Rows, Specimen, caller, fixed, generators, masks, pictures, sharpen
 
 
 def prompted(rows: Rows) -> dict[str, Any]:

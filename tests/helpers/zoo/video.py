@@ -29,7 +29,7 @@ from diffusers.pipelines.ltx2 import (
     LTX2TextConnectors,
 )
 
-from .parts import WIDTH, WORDS, Rows, Specimen, caller, embedded, fixed, generators, textless
+from guiders.tests.helpers.zoo.parts import WIDTH, WORDS, Rows, Specimen, caller, embedded, fixed, generators, textless
 
 
 def ltx() -> Any:

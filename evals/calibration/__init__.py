@@ -1,0 +1,1 @@
+"""Profiles measured, and read in words."""

@@ -1,0 +1,1 @@
+"""Guiders compared at equal strength."""

@@ -1,0 +1,1 @@
+"""Networks that turn pictures into features, and references of real pictures."""

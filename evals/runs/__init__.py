@@ -1,0 +1,1 @@
+"""Many pictures drawn and measured."""

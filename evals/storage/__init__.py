@@ -1,0 +1,1 @@
+"""Prompts, files, data sets and processes."""

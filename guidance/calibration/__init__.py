@@ -1,0 +1,1 @@
+"""Profiles of a model, and what is resolved by them."""

@@ -1,0 +1,1 @@
+"""WHERE: what a prediction is compared with."""

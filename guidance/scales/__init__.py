@@ -1,0 +1,1 @@
+"""WHEN: guidance scales that change over a run."""

@@ -1,0 +1,1 @@
+"""HOW: methods that combine predictions, and gradients."""

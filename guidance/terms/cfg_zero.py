@@ -1,0 +1,37 @@
+"""CFG-Zero*, the optimised scale of the unconditional prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..engine.guider import Term
+from ..engine.reference import Negative, Reference
+from ..engine.state import Rows
+from ..engine.types import Prediction, Query, dot, expand, working
+
+
+@dataclass(frozen=True)
+class CFGZeroStar(Term):
+    """CFG-Zero*: ``s u + scale * (c - s u)`` with ``s = <c, u> / |u|^2`` of each image.
+
+    arXiv:2503.18886, for flow matching, on the network's output (the velocity).
+    The paper's zero-init, a first step of zero velocity, is not part of it.
+    """
+
+    formula: ClassVar[str] = "s u + w (c - s u), s = <c, u> / |u|^2"
+    works_on: ClassVar[str] = "output"
+
+    scale: Any = 7.5
+    reference: Reference = Negative()
+
+    def delta(
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+    ) -> Tensor:
+        c, u = working(positive.output), reference.output_as(positive.readout)
+        length = dot(u, u)
+        share = dot(c, u) / length.clamp_min(torch.finfo(length.dtype).tiny)
+        return positive.readout.gain * (scale - 1) * (c - expand(share, u) * u)

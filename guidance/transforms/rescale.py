@@ -1,0 +1,34 @@
+"""Guidance rescale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..engine.config import number
+from ..engine.guider import Post
+from ..engine.types import Prediction, Query, expand, working
+
+
+@dataclass(frozen=True)
+class Rescale(Post):
+    """Give the guided output back the spread of the conditional one: ``CFG(7.5) | Rescale(0.7)``.
+
+    Lin et al. 2023 (arXiv:2305.08891), section 3.4, on the network's output g as in Diffusers:
+    ``phi * g * std(c) / std(g) + (1 - phi) * g`` with the standard deviation over each image. The
+    paper recommends 0.7, for v-prediction models of zero terminal signal-to-noise ratio.
+    """
+
+    formula: ClassVar[str] = "phi g std(c) / std(g) + (1 - phi) g"
+    works_on: ClassVar[str] = "output"
+
+    phi: float = number(0.7, low=0, high=1)
+
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
+        c, g = working(positive.output), working(guided.output)
+        spread = g.flatten(1).std(dim=1, correction=0)
+        ratio = c.flatten(1).std(dim=1, correction=0) / spread
+        ratio = ratio.where(spread > 0, 1.0)  # a constant has no spread to give back
+        return g * expand(self.phi * ratio + (1 - self.phi), g)

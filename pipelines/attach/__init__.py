@@ -1,0 +1,1 @@
+"""Guiders on Diffusers pipelines: ``guided`` and what it attaches."""

@@ -1,0 +1,1 @@
+"""Intent settled on a pipeline, and fits."""

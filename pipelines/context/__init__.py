@@ -1,0 +1,1 @@
+"""What a method may ask of its pipeline: prompts, pictures, classifiers."""

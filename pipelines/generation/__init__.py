@@ -1,0 +1,1 @@
+"""Pictures from settings: loading, drawing, grids, PNG."""

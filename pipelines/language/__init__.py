@@ -1,0 +1,1 @@
+"""Guiders as words: the command line's language."""

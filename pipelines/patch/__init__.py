@@ -1,0 +1,1 @@
+"""Networks changed for a call: their class, arguments, layers and attention; second networks."""
