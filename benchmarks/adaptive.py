@@ -22,7 +22,9 @@ from guiders import CFG, Adaptive, Guider, LinearAG, Stale, StepAG, guided
 from guiders.evals import Estimate, image_features, text_features
 from guiders.evals.metrics import bootstrap
 from guiders.pipelines.calibration.fit_linear_ag import Fit, fit_linear_ag
-from guiders.pipelines.generation.generate import Settings, load_pipeline, sample
+from guiders.pipelines.generation.generate import sample
+from guiders.pipelines.generation.load import load_pipeline
+from guiders.pipelines.generation.settings import Settings
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure

@@ -22,7 +22,9 @@ from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, WeakMo
 from guiders.evals import load_prompts
 from guiders.evals.metrics import bootstrap
 from guiders.guidance.terms import apg
-from guiders.pipelines.generation.generate import Settings, load_pipeline, sample
+from guiders.pipelines.generation.generate import sample
+from guiders.pipelines.generation.load import load_pipeline
+from guiders.pipelines.generation.settings import Settings
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm

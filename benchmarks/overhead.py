@@ -19,7 +19,7 @@ from pathlib import Path
 import guiders
 import torch
 from guiders import APG, CFG, Adaptive, Guider, Interval, guided
-from guiders.pipelines.generation.generate import load_pipeline
+from guiders.pipelines.generation.load import load_pipeline
 from tqdm import tqdm
 
 VARIANTS: dict[str, Guider | None] = {

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ..pipelines.machine import THREADS, fixed_threads
 from ..pipelines.generation.vocabulary import start_of
+from ..pipelines.machine import THREADS, fixed_threads
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
 # Flags as other programs have them.

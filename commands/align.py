@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.generation.generate import LORA, load_pipeline
+from ..pipelines.generation.load import LORA, load_pipeline
 from ..pipelines.machine import check_device
 from .flags import guider_from
 from .settings import add_machine, make_folder

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..evals.comparison.compare import Method, compare
-from ..evals.runs.manifest import Request
-from ..evals.runs.registry import ALIASES, METRICS
-from ..evals.runs.plan import exact_scale
-from ..evals.storage.processes import Processes
-from ..evals.storage.prompts import load_prompts
 from ..evals.comparison.page import write_report
 from ..evals.comparison.tables import markdown, write_tables
+from ..evals.runs.manifest import Request
+from ..evals.runs.plan import exact_scale
+from ..evals.runs.registry import ALIASES, METRICS
+from ..evals.storage.processes import Processes
+from ..evals.storage.prompts import load_prompts
 from ..guidance import CFG, Constant, Gate, Guider, Match, intents
-from ..pipelines.language.parse import UNGUIDED, parse_guider
 from ..pipelines.calibration.settle import settle
+from ..pipelines.language.parse import UNGUIDED, parse_guider
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
 from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of

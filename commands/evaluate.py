@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..evals.runs.evaluate import evaluate, prompts_of
+from ..evals.features.extractors import runs_code
 from ..evals.metrics.estimates import Figure
+from ..evals.report.text import shown
+from ..evals.runs.evaluate import evaluate, prompts_of
 from ..evals.runs.manifest import Request, model_facts, read_manifest
 from ..evals.runs.measure import check_sources
-from ..evals.runs.registry import ALIASES, METRICS, parse_metrics
-from ..evals.features.extractors import runs_code
 from ..evals.runs.plan import Plan
+from ..evals.runs.registry import ALIASES, METRICS, parse_metrics
 from ..evals.storage.processes import Processes
-from ..evals.comparison.tables import shown
 from ..guidance import Guider, intents
 from ..pipelines.calibration.settle import settle
 from .flags import guider_from

@@ -12,7 +12,7 @@ from typing import Any
 from ..evals.storage.prompts import SETS, load_prompts
 from ..guidance.references.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.calibration.fit_linear_ag import fit_linear_ag
-from ..pipelines.generation.generate import Settings
+from ..pipelines.generation.settings import Settings
 from .settings import add_run, check_count, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}

@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ..pipelines.calibration.settle import settle
 from ..pipelines.generation import png
 from ..pipelines.generation.generate import generate, save
-from ..pipelines.calibration.settle import settle
 from .flags import guider_from
 from .settings import (
     add_settings,

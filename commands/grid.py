@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..guidance import Guider, intents
-from ..pipelines.generation import png
-from ..pipelines.generation.generate import Picture, Settings, generate
-from ..pipelines.generation.grid import AXES, Axis, draw
-from ..pipelines.language.parse import UNGUIDED
 from ..pipelines.calibration.settle import settle
+from ..pipelines.generation import png
+from ..pipelines.generation.generate import Picture, generate
+from ..pipelines.generation.grid import AXES, Axis, draw
+from ..pipelines.generation.settings import Settings
+from ..pipelines.language.parse import UNGUIDED
 from .flags import guider_from
 from .settings import add_settings, make_folder, pipeline_of, settings_of, warn, warn_of_length
 

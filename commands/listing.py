@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .. import models
-from ..pipelines.generation.generate import SCHEDULERS
+from ..pipelines.generation.settings import SCHEDULERS
 from ..pipelines.language.parse import (
     arguments_of,
     gate_names,

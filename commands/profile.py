@@ -12,7 +12,7 @@ from ..evals.calibration.chart import write_chart
 from ..evals.calibration.measure import LEAST, measure
 from ..evals.storage.prompts import SETS
 from ..guidance import Profile, Term
-from ..pipelines.generation.generate import Settings
+from ..pipelines.generation.settings import Settings
 from ..pipelines.language.parse import parse_guider
 from .fit import prompts_of
 from .settings import add_run, make_folder, pipeline_of

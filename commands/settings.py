@@ -12,8 +12,10 @@ from typing import Any
 
 from .. import models
 from ..guidance import CFG, Guider
-from ..pipelines.generation import vocabulary as words
-from ..pipelines.generation.generate import DTYPES, MOST, SCHEDULERS, Settings, load_pipeline, model_folder
+from ..pipelines.generation import vocabulary
+from ..pipelines.generation.generate import MOST
+from ..pipelines.generation.load import load_pipeline, model_folder
+from ..pipelines.generation.settings import DTYPES, SCHEDULERS, Settings
 from ..pipelines.machine import THREADS
 
 
@@ -156,8 +158,8 @@ def prompts_in(jobs: Sequence[Settings]) -> list[str]:
 def warn_of_length(pipe: Any, jobs: Sequence[Settings]) -> None:
     """Say which prompts are cut off."""
     for prompt in prompts_in(jobs):
-        if found := words.tokens_too_many(pipe, prompt):
-            start = repr(words.start_of(prompt, 30))
+        if found := vocabulary.tokens_too_many(pipe, prompt):
+            start = repr(vocabulary.start_of(prompt, 30))
             print(
                 f"guiders: warning: the prompt {start} has {found[0]} tokens, of which the model "
                 f"reads the first {found[1]}",
@@ -170,11 +172,11 @@ def warn(jobs: Sequence[Settings], *guiders: Guider) -> None:
     unknown: dict[str, list[str]] = {}
     folder = model_folder(jobs[0].model)
     for prompt in prompts_in(jobs):
-        unknown |= words.unknown_words(prompt, folder)
-        if words.says_nothing(prompt, folder):
-            text = repr(words.start_of(prompt, 60))
+        unknown |= vocabulary.unknown_words(prompt, folder)
+        if vocabulary.says_nothing(prompt, folder):
+            text = repr(vocabulary.start_of(prompt, 60))
             print(f"guiders: warning: the model knows no word of {text}", file=sys.stderr)
     if unknown:
-        print(f"guiders: warning: {words.warning(unknown)}", file=sys.stderr)
+        print(f"guiders: warning: {vocabulary.warning(unknown)}", file=sys.stderr)
     if jobs[0].negative_prompt and all(guider == CFG(1) for guider in guiders):
         print("guiders: warning: negative_prompt has no effect without guidance", file=sys.stderr)

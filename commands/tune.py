@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..evals.tuning.objective import DIRECTIONS
 from ..evals.runs.manifest import Request
 from ..evals.runs.registry import ALIASES, METRICS
 from ..evals.storage.processes import Processes
-from ..evals.tuning.tune import tune
+from ..evals.tuning.objective import DIRECTIONS
 from ..evals.tuning.page import markdown, write_tuning
+from ..evals.tuning.tune import tune
 from ..guidance import CFG
 from ..pipelines.language.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared

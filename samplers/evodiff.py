@@ -11,7 +11,7 @@ from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..guidance.engine.types import working
+from ..guidance.engine.vectors import working
 
 __all__ = ["EVODiffMultistepScheduler", "SchedulerMixin"]  # Diffusers looks for the base class here
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..guidance import Branch, Condition, Network, Prediction, Query, Readout
 from ..guidance.engine.denoiser import Requests
-from ..guidance.engine.types import take
+from ..guidance.engine.vectors import take
 
 Plain = Callable[..., Tensor]
 """``(x, sigma) -> x0``, or ``(x, sigma, condition) -> x0``: x, x0 (B, ...) with

@@ -13,7 +13,7 @@ from ..guidance import Context, Denoiser, Guided, Guider, Level, Prediction, Que
 from ..guidance.engine.answers import Answers
 from ..guidance.engine.config import Config, choice, number, reject
 from ..guidance.engine.reference import Branch
-from ..guidance.engine.types import dot, put, take, working
+from ..guidance.engine.vectors import dot, put, take, working
 from .noise_level import adds_noise
 
 COEFFICIENTS = {"paper": (5 / 6, 5 / 6, -2 / 3), "code": (0.625, 0.75, -0.375)}

@@ -7,8 +7,8 @@ A *plain* denoiser is a function ``(x, sigma) -> x0`` on ``x = x0 + sigma * nois
         point.x                                    # after each step; at last the pictures
     image = final(sample(denoise, DDIMScheduler(), shape=(4, 1, 8, 8))).x
 
-A *guided* one is a ``Guider`` and a ``Network`` (``guidance/engine/denoiser.py``), which answers for
-several branches. ``as_network`` makes one of plain functions; the weak model of autoguidance is
+A *guided* one is a ``Guider`` and a ``Network`` (``guidance/engine/denoiser.py``), which answers
+for several branches. ``as_network`` makes one of plain functions; the weak model of autoguidance is
 then called as the first function is::
 
     network = as_network(denoise, positive=labels, negative=nothing)   # denoise(x, sigma, labels)

@@ -10,6 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["guidance", "samplers", "pipelines", "evals", "commands"]
+# The rooms of each, in storeys: a file may import from the storeys below its own, and its own room.
+STOREYS = {
+    "guidance": [
+        ["engine"], ["terms", "transforms"], ["scales"], ["references"], ["calibration"]
+    ],
+    "pipelines": [
+        ["patch"], ["language"], ["presets"], ["rewards"], ["context"], ["attach"],
+        ["generation"], ["align", "calibration"],
+    ],
+    "evals": [
+        ["storage"], ["metrics"], ["features"], ["runs"], ["report"],
+        ["calibration", "comparison", "tuning"],
+    ],
+}  # fmt: skip
 SCRIPT = (
     "import guiders, guiders.guidance, guiders.samplers, guiders.commands, guiders.evals, "
     "guiders.models; print(guiders.__file__); print(guiders.CFG())"
@@ -91,6 +105,21 @@ def test_imports_point_one_way():
                         assert other == "models" or ORDER.index(other) < layer, (path, other)
 
 
+@pytest.mark.parametrize("part", STOREYS)
+def test_rooms_import_from_the_storeys_below(part):
+    storey = {room: n for n, rooms in enumerate(STOREYS[part]) for room in rooms}
+    rooms = {p.parent.relative_to(ROOT / part).parts for p in (ROOT / part).rglob("*.py")}
+    assert rooms == {(), *((room,) for room in storey)}
+    for path in (ROOT / part).glob("*/*.py"):
+        here = path.parent.name
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 2:  # from this part
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for other in (name.split(".")[0] for name in names):
+                    above = other in storey and storey[other] >= storey[here]
+                    assert not above, f"{path.relative_to(ROOT)} imports {other}"
+
+
 def test_guidance_needs_torch_only():
     script = "import sys, guiders.guidance as g; print('diffusers' in sys.modules)"
     assert run([sys.executable, "-c", script], ROOT) == ["False"]
@@ -106,9 +135,9 @@ def test_everything_public_is_documented():
 @pytest.mark.quick
 def test_the_support_page_is_that_of_this_version():
     from guiders import samplers
-    from guiders.pipelines.attach import layouts as form
+    from guiders.pipelines.attach import layouts
 
     page = (ROOT / "docs" / "support.md").read_text()
-    for table in (form.FORMS, form.REFUSED, samplers.FAMILIES, samplers.REFUSED):
+    for table in (layouts.FORMS, layouts.REFUSED, samplers.FAMILIES, samplers.REFUSED):
         assert [name for name in table if name not in page] == [], "run `make support`"
     assert "**no**" not in page

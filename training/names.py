@@ -22,7 +22,7 @@ import torch
 from data import Emoji
 from guiders import CFG, Guider, guided, models
 from guiders.evals.metrics import bootstrap
-from guiders.evals.features.clip import to_tensor
+from guiders.evals.storage.pictures import to_tensor
 from torch import Tensor
 from tqdm import tqdm
 

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 from data import Emoji
 from guiders import APG, CFG, Adaptive, Guider, Match, WeakModel, guided, models
-from guiders.evals import Estimate, Moments, clipped, contrast, frechet_distance, image_features, saturation, text_features
+from guiders.evals import (
+    Estimate,
+    Moments,
+    clipped,
+    contrast,
+    frechet_distance,
+    image_features,
+    saturation,
+    text_features,
+)
 from guiders.evals.metrics import bootstrap
 from guiders.pipelines.generation.grid import layout
 from names import measure as nearest_names

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...guidance import APG, CFG, Adaptive, Interval, Profile, effective_scale, resolve
-from ...guidance.terms.apg import SDXL_RMS
-from ...guidance.calibration.resolve import smallest
 from ...guidance.calibration.profile import LEVELS, NEGATIVE_KEY, Effect, Gap, Track, between
+from ...guidance.calibration.resolve import smallest
 from ...guidance.calibration.simulate import values_of
+from ...guidance.terms.apg import SDXL_RMS
 from ...pipelines.presets.published import published_for
 
 KEEP, AGREED, BURNT = 0.95, 0.999, 0.01

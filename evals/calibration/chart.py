@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...guidance.engine.files import write_text
 from ...guidance.calibration.profile import LEVELS, NEGATIVE_KEY, Gap, Profile, Track
+from ...guidance.engine.files import write_text
 from ..report.charts import HEIGHT, WIDTH, Line, Point, chart, mark
 
 COLUMNS, GAP, HEAD, FOOT = 3, 16, 64, 40

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...guidance import CFG, Custom
 from ...guidance.calibration.profile import Effect
-from ...guidance.engine.types import Step
-from ...pipelines.generation.generate import Settings
+from ...guidance.engine.levels import Step
 from ...pipelines.context.decode import decode
+from ...pipelines.generation.settings import Settings
 from ..runs.registry import COLOURS
 
 Draw = Callable[[CFG, Sequence[Settings]], Tensor]

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from ...guidance import APG, CFG, Constant, Guider, Negative, Profile, Reference, Term, intents
 from ...guidance.calibration.profile import Effect, Track
 from ...guidance.calibration.simulate import View
-from ...guidance.engine.types import Step
-from ...pipelines.generation.generate import Settings
-from ...pipelines.presets.find import name_of
+from ...guidance.engine.levels import Step
 from ...pipelines.calibration.settle import foreseen
+from ...pipelines.generation.settings import Settings
+from ...pipelines.presets.find import name_of
 from .effects import Watch, effect, pictures, runs
 from .tracks import Recorder, draw, facts_of
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ...guidance import Constant, Guider, Negative, Prediction, Query, Reference, Term
 from ...guidance.calibration.profile import LEVELS, SPACES, Gap, Track, reference_key
+from ...guidance.engine.levels import Step
 from ...guidance.engine.state import Rows
-from ...guidance.engine.types import Step, cosine
+from ...guidance.engine.vectors import cosine
 from ...pipelines import guided
-from ...pipelines.generation.generate import Settings, sample
+from ...pipelines.generation.generate import sample
+from ...pipelines.generation.settings import Settings
 
 NO_SIGNAL = 1e3  # of sigma: every eps is x there
 NAMES = ("cosine", "cosine_eps", "parallel", "norm_ratio")  # of means and spreads

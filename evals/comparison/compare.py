@@ -9,9 +9,6 @@ are paired: the pictures share prompts and noise.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +16,12 @@ from typing import Any
 
 from ...guidance import CFG, Constant, Gate, Guider, Scale
 from ..metrics.bootstrap import Estimate
-from ..runs.evaluate import evaluate
 from ..metrics.estimates import Figure
+from ..runs.evaluate import evaluate
 from ..runs.manifest import Request, model_facts
 from ..runs.measure import Judges, check_sources
+from ..runs.plan import exact_scale, folder_of
 from ..runs.registry import Wanted, parse_metrics
-from ..runs.plan import exact_scale
 from ..storage.processes import Processes
 
 EFFECTIVE = "effective-scale"
@@ -163,13 +160,6 @@ def cells_of(methods: Sequence[Method], scales: Sequence[float], out: Path) -> l
         if same and same[0].folder != cell.folder:
             cell.baseline = str(same[0].folder)
     return cells
-
-
-def folder_of(out: Path, guider: Guider) -> Path:
-    """Where the pictures of a guider lie."""
-    text = json.dumps(guider.to_dict(), sort_keys=True)
-    slug = re.sub(r"[^a-z0-9.]+", "-", str(guider).lower()).strip("-")[:40]
-    return out / "runs" / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _number(scale: Scale) -> float | None:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...guidance.engine.files import write_text
-from ..metrics.bootstrap import Estimate
-from .compare import EFFECTIVE, Cell, Comparison
-from ..storage.files import write_json
+from ..report.text import _row, head, shown
 from ..runs.manifest import versions
 from ..runs.registry import Wanted
-
-
-def shown(one: Wanted, estimate: Estimate, sign: bool = False) -> str:
-    """``4.61 (4.20 to 5.03)``; with ``sign`` a plus before what is positive."""
-    digits, plus = one.metric.digits, "+" if sign else ""
-    text = f"{estimate.value:{plus}.{digits}f}"
-    if math.isnan(estimate.low) or estimate.low == estimate.high:
-        return text
-    return f"{text} ({estimate.low:{plus}.{digits}f} to {estimate.high:{plus}.{digits}f})"
+from ..storage.files import write_json
+from .compare import EFFECTIVE, Cell, Comparison
 
 
 def columns(comparison: Comparison) -> list[Wanted]:
@@ -33,13 +22,6 @@ def columns(comparison: Comparison) -> list[Wanted]:
         for one in comparison.wanted
         if one.name != EFFECTIVE and any(one.key in cell.figures for cell in comparison.cells)
     ]
-
-
-def head(one: Wanted) -> str:
-    """A title, and which way is better."""
-    arrow = {"lower": " ↓", "higher": " ↑"}.get(one.metric.better, "")
-    unit = f", {one.metric.unit}" if one.metric.unit else ""
-    return one.title + unit + arrow
 
 
 def effective(cell: Cell) -> str:
@@ -109,10 +91,6 @@ def facts(comparison: Comparison) -> str:
     if request.reference:
         parts.append(f"real pictures: {request.reference}")
     return "; ".join(parts) + "; 95 % bootstrap intervals."
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _value(cell: Cell, one: Wanted) -> str:

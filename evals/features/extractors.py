@@ -18,8 +18,9 @@ from torch.nn.functional import interpolate
 
 from ... import models
 from ...guidance.engine.files import reason_of
+from ..storage.pictures import to_tensor
 from . import inception
-from .clip import text_features, to_tensor
+from .clip import text_features
 
 HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ... import models
-from ..storage.files import BROKEN, read_picture
 from ..metrics.frechet import Moments
+from ..storage.files import BROKEN, read_picture
 from ..storage.hub import is_hub, load_dataset
 from .extractors import Network
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features.clip import to_tensor
+from ..storage.pictures import to_tensor
 
 SAME = 100.0  # decibels that stand for two pictures without a difference
 

@@ -10,14 +10,14 @@ import torch
 
 from ...guidance.engine.files import sweep
 from ...pipelines.machine import fixed_threads
-from .images import Drawing, Gallery
 from ..metrics.estimates import Figure
 from ..storage.files import claim
+from ..storage.processes import Processes
+from ..storage.prompts import Prompts, load_prompts
+from .images import Drawing, Gallery
 from .manifest import Request, files_digest, model_facts, write_manifest
 from .measure import Judges, measure
 from .registry import NEIGHBOURS, Wanted, hits, parse_metrics, scores
-from ..storage.processes import Processes
-from ..storage.prompts import Prompts, load_prompts
 
 
 def evaluate(

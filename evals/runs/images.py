@@ -22,12 +22,12 @@ from ...guidance import Guider
 from ...pipelines import guided
 from ...pipelines.generation import png
 from ...pipelines.generation.generate import sample
-from ...pipelines.machine import THREADS, fixed_threads
 from ...pipelines.language.parse import parse_acceleration
-from ..storage.files import is_whole, read_json, read_picture, write_json
-from .plan import Plan
-from ..storage.prompts import Prompts
+from ...pipelines.machine import THREADS, fixed_threads
 from ..features.reference_set import find_pictures
+from ..storage.files import is_whole, read_json, read_picture, write_json
+from ..storage.prompts import Prompts
+from .plan import Plan
 
 
 class Drawing:

@@ -19,13 +19,13 @@ from ...guidance import Guider
 from ...guidance.engine.files import write
 from ...pipelines.generation.generate import MOST
 from ...pipelines.machine import THREADS
-from .images import Drawing, Gallery
+from ..features.extractors import weights_digest
 from ..metrics.estimates import Figure
 from ..storage.files import read_json, write_json
-from .measure import Judges
-from ..features.extractors import weights_digest
-from .plan import Plan, device_name
 from ..storage.prompts import Prompts
+from .images import Drawing, Gallery
+from .measure import Judges
+from .plan import Plan, device_name
 
 FILE, DRAWS = "manifest.json", "draws.npz"
 PACKAGES = ("guiders", "torch", "diffusers", "transformers", "numpy", "pillow")

@@ -14,12 +14,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...pipelines.machine import THREADS, fixed_threads
-from ..metrics import estimates as figures
-from .images import Drawing, Gallery
+from ..features.extractors import Network, check_name, load_network
+from ..features.reference_set import Reference, check_reference, load_reference
+from ..metrics import estimates
 from ..metrics.estimates import Figure
-from ..storage.files import read_array, write_array
 from ..metrics.frechet import Streamed, frechet_distance
 from ..metrics.prdc import neighbours
+from ..storage.files import read_array, write_array
+from ..storage.processes import Processes
+from ..storage.prompts import Prompts
+from .images import Drawing, Gallery
+from .plan import exact_scale
 from .registry import (
     COLOURS,
     KERNELS,
@@ -32,11 +37,6 @@ from .registry import (
     scores,
     similarity_probe,
 )
-from ..features.extractors import Network, check_name, load_network
-from .plan import exact_scale
-from ..storage.processes import Processes
-from ..storage.prompts import Prompts
-from ..features.reference_set import Reference, check_reference, load_reference
 
 LARGE = 20_000  # above this many pictures features are not kept for a Frechet distance alone
 DIAGNOSED = 64  # pictures of which the effective scale is measured
@@ -240,33 +240,33 @@ def _figures(
     rows: Mapping[str, np.ndarray], moments: Mapping[str, Streamed], prompts: Prompts | None,
     baseline: Any, samples: int | None, k: int,
 ) -> dict[str, Figure]:  # fmt: skip
-    draws = figures.SAMPLES if samples is None else samples
+    draws = estimates.SAMPLES if samples is None else samples
     numbers, size = range(source.count), source.batch_size
     found: dict[str, Figure] = {}
     near: dict[str, Any] = {}
     for one in wanted:
         name, family = one.name, one.metric.family
         if family == "colour":
-            found[one.key] = figures.mean(rows["colour"][:, list(COLOURS).index(name)], draws)
+            found[one.key] = estimates.mean(rows["colour"][:, list(COLOURS).index(name)], draws)
         elif family == "similarity" and baseline is not None:
-            found[one.key] = figures.mean(rows[name][:, 0], draws)
+            found[one.key] = estimates.mean(rows[name][:, 0], draws)
         elif family == "facts" and name in ("nfe", "seconds", "memory") and "facts" in rows:
             column = rows["facts"][:, ["nfe", "seconds", "memory"].index(name)]
             if name == "nfe":
-                found[one.key] = figures.mean(column, draws)
+                found[one.key] = estimates.mean(column, draws)
             elif name == "seconds":
-                found[one.key] = figures.median(column[::size], draws)
+                found[one.key] = estimates.median(column[::size], draws)
             else:
                 found[one.key] = Figure(float(column.max()))
         elif name == "effective-scale" and "effective" in rows:
-            found[one.key] = figures.mean(rows["effective"], draws)
+            found[one.key] = estimates.mean(rows["effective"], draws)
         elif family in ("score", "class") and prompts is not None:
             features, network = torch.from_numpy(rows[one.network]), judges.networks[one.network]
             if family == "score":
                 values = scores(features, network, [prompts[n] for n in numbers])
             else:
                 values = hits(features, network, [prompts.label(n) for n in numbers])
-            found[one.key] = figures.mean(values[~np.isnan(values)], draws)
+            found[one.key] = estimates.mean(values[~np.isnan(values)], draws)
         elif family == "set":
             reference = judges.references[one.network]
             if one.network in moments:
@@ -283,16 +283,16 @@ def _figures(
 def _of_set(
     name: str, features: Tensor, reference: Reference, near: Any, samples: int | None
 ) -> Figure:
-    draws = figures.SAMPLES if samples is None else samples
+    draws = estimates.SAMPLES if samples is None else samples
     if name == "fd":
-        return figures.distance(features, reference.moments, samples)
+        return estimates.distance(features, reference.moments, samples)
     if name in KERNELS:
         found = KERNELS[name](features, _real(reference), samples=draws)
         return Figure(found.value, found.draws, centred=True)
     values = getattr(near, name)
     if name in ("recall", "coverage"):  # one for each real picture, whatever would be drawn again
         return Figure(float(np.mean(np.asarray(values))))
-    return figures.mean(values, draws)
+    return estimates.mean(values, draws)
 
 
 def _real(reference: Reference) -> Tensor:

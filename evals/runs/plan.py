@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 
 from ...guidance import CFG, Constant, Guider, Negative
-from ...pipelines.generation.generate import Settings
+from ...pipelines.generation.settings import Settings
 from ...pipelines.machine import THREADS
 from ..storage.files import claim
 from ..storage.prompts import Prompts
@@ -96,3 +99,10 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {platform.machine()}"
+
+
+def folder_of(out: Path, guider: Guider) -> Path:
+    """Where the pictures of a guider lie."""
+    text = json.dumps(guider.to_dict(), sort_keys=True)
+    slug = re.sub(r"[^a-z0-9.]+", "-", str(guider).lower()).strip("-")[:40]
+    return out / "runs" / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..metrics import mmd as kernel
-from ..metrics.colour import clipped, contrast, saturation
 from ..features.extractors import Network
+from ..metrics import mmd
+from ..metrics.colour import clipped, contrast, saturation
 from ..metrics.similarity import lpips, psnr, ssim
 
 
@@ -79,7 +79,7 @@ COLOURS: dict[str, Callable[[Sequence[Any]], np.ndarray]] = {
 }
 SIMILARITIES = {"ssim": ssim, "psnr": psnr, "lpips": lpips}
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
-KERNELS: dict[str, Callable[..., kernel.Discrepancy]] = {"kid": kernel.kid, "cmmd": kernel.cmmd}
+KERNELS: dict[str, Callable[..., mmd.Discrepancy]] = {"kid": mmd.kid, "cmmd": mmd.cmmd}
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..metrics import estimates as figures
+from ..metrics import estimates
 from ..metrics.bootstrap import Estimate
-from ..runs.images import Gallery
 from ..metrics.estimates import Figure
+from ..runs.images import Gallery
 from ..runs.registry import ALIASES, METRICS, Metric, Wanted, parse_metrics
 from ..storage.prompts import Prompts
 
@@ -114,7 +114,7 @@ class Goal:
                     f"allowed is a finite number for each"
                 )
             rows.append(scores)
-        return figures.mean(np.concatenate(rows), draws)
+        return estimates.mean(np.concatenate(rows), draws)
 
 
 def parse_goal(text: str, model: str, direction: str = "", target: float | None = None) -> Goal:

@@ -12,12 +12,12 @@ from typing import Any
 from ...guidance.engine.files import write_text
 from ..metrics.bootstrap import Estimate
 from ..report.charts import Line, Point, chart, mark
-from ..storage.files import write_json
+from ..report.html import PICTURES, document, image
+from ..report.text import head, shown
 from ..runs.manifest import versions
+from ..storage.files import write_json
 from ..storage.prompts import load_prompts
-from ..comparison.page import PICTURES, document, image
 from .search import Trial
-from ..comparison.tables import head, shown
 from .tune import Tuning
 
 VERDICTS = {

@@ -18,22 +18,21 @@ import torch
 
 from ...guidance import Guider, intents
 from ...guidance.engine.files import write_text
-from ...pipelines.machine import fixed_threads
-from ...pipelines.language.ranges import Space, parse_space
 from ...pipelines.calibration.settle import settle
-from ..metrics import estimates as figures
+from ...pipelines.language.ranges import Space, parse_space
+from ...pipelines.machine import fixed_threads
+from ..metrics import estimates
 from ..metrics.bootstrap import Estimate
-from ..comparison.compare import folder_of
-from ..runs.evaluate import check_networks, check_request, evaluate, prompts_of
 from ..metrics.estimates import Figure
-from ..storage.files import claim
-from .objective import Goal, parse_goal
+from ..runs.evaluate import check_networks, check_request, evaluate, prompts_of
 from ..runs.manifest import Request, files_digest, model_facts
 from ..runs.measure import Judges
+from ..runs.plan import Plan, folder_of
 from ..runs.registry import parse_metrics
-from ..runs.plan import Plan
+from ..storage.files import claim
 from ..storage.processes import Processes
 from ..storage.prompts import Prompts
+from .objective import Goal, parse_goal
 from .search import Measure, Trial, load_optuna, search
 
 JOURNAL = "journal.log"
@@ -176,7 +175,7 @@ def tune(
             found = evaluate(one, place, load, processes, judges=judges, model=model, title=title)
             if goal.score is None:
                 return found[goal.one.key], found["nfe"].value
-            draws = figures.SAMPLES if request.bootstrap is None else request.bootstrap
+            draws = estimates.SAMPLES if request.bootstrap is None else request.bootstrap
             with fixed_threads(plan.threads):
                 figure = goal.scored(
                     place / "pictures", request.count, prompts, draws, processes.device
@@ -234,7 +233,7 @@ def _unseen(request: Request, prompts: Prompts, folder: Path) -> tuple[Request, 
     settings = dataclasses.replace(plan.settings, seed=plan.settings.seed + count)
     unseen = Plan(settings, str(path), plan.batch_size, plan.threads)
     # An interval is what it is all about, whatever it takes.
-    draws = figures.SAMPLES if request.bootstrap is None else request.bootstrap
+    draws = estimates.SAMPLES if request.bootstrap is None else request.bootstrap
     other = dataclasses.replace(request, plan=unseen, bootstrap=draws)
     found = prompts_of(other)
     assert found is not None

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..engine.config import reject
 from ..engine.files import write_text
+from ..engine.levels import Level, Step
 from ..engine.reference import Negative, Reference
-from ..engine.types import Level, Step
 
 FORMAT = "guiders profile 1"
 LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of the quantiles over prompts

@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..scales.adaptive import Adaptive
-from ..terms.apg import APG
 from ..engine.config import intents, reject
-from ..scales.gates import Gate, Interval
 from ..engine.guider import Gradient, Guider, Sum, Term
-from ..scales.match import Match
-from .profile import Effect, Profile
+from ..engine.levels import Step
 from ..engine.reference import Negative
+from ..engine.scale import Constant, Gate, Scale
+from ..scales.adaptive import Adaptive
+from ..scales.interval import Interval
+from ..scales.match import Match
+from ..terms.apg import APG
+from .profile import Effect, Profile
 from .simulate import View, values_of
-from ..engine.scale import Constant, Scale
-from ..engine.types import Step
 
 ROUNDS = 4  # of looking where on the profile a method is, given what was read there
 DIGITS = 4

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..scales.adaptive import Adaptive
-from ..terms.apg import APG
 from ..engine.config import reject
 from ..engine.denoiser import Denoiser, Requests
-from ..scales.gates import Gate
 from ..engine.guider import Term
-from .profile import LEVELS, NEGATIVE_KEY, Gap, Profile, Track, between
+from ..engine.levels import Readout, Step
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import NEGATIVE, POSITIVE, Branch, Negative, Reference
-from ..engine.scale import Constant, Custom, PerImage, Scale, as_scale
+from ..engine.scale import Constant, Custom, Gate, PerImage, Scale, as_scale
 from ..engine.state import State
-from ..engine.types import Prediction, Query, Readout, Step
+from ..scales.adaptive import Adaptive
+from ..terms.apg import APG
+from .profile import LEVELS, NEGATIVE_KEY, Gap, Profile, Track, between
 
 PLACES = (
     0.05,

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .levels import Readout
+from .predictions import Prediction, Query
 from .reference import Branch
-from .types import Prediction, Query, Readout, put
+from .vectors import put
 
 
 class Answers:

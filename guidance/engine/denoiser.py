@@ -13,21 +13,13 @@ from .answers import Answers
 from .config import intents
 from .context import Context
 from .guider import Gradient, Guider, Term
+from .levels import Step
 from .noise import Noise
+from .predictions import Prediction, Query
 from .record import Diagnosis, Record
 from .reference import NEGATIVE, POSITIVE, Branch
 from .state import State
-from .types import (
-    Prediction,
-    Query,
-    Step,
-    cosine,
-    differentiable,
-    per_image,
-    put,
-    take,
-    working,
-)
+from .vectors import cosine, differentiable, per_image, put, take, working
 
 
 class NotFiniteError(RuntimeError):

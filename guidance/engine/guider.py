@@ -8,10 +8,11 @@ from typing import Any, ClassVar, NoReturn
 from torch import Tensor
 
 from .config import Config, Stored, fields_of, reject
+from .levels import Step
+from .predictions import Prediction, Query
 from .reference import Negative, Reference
 from .scale import Scale, as_scale
 from .state import Rows
-from .types import Prediction, Query, Step
 
 
 class Guider(Stored):

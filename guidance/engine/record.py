@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .types import Prediction, Step, cosine, dot, put
+from .levels import Step
+from .predictions import Prediction
+from .vectors import cosine, dot, put
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,14 +8,14 @@ off at 0, so gates answer ``state.off``.)
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .config import Config, is_number, number, reject
+from .levels import Step
+from .predictions import Prediction, Query
 from .state import Rows, State
-from .types import Prediction, Query, Step
 
 
 class Scale(Config):
@@ -112,43 +112,6 @@ class PerImage(Scale):
 
 
 @dataclass(frozen=True)
-class Linear(Scale):
-    """From ``start`` at the first evaluation to ``end`` at the last, in equal parts.
-
-    Wang et al. 2024 (arXiv:2404.13040) found scales that rise during sampling better than
-    constant ones.
-    """
-
-    formula: ClassVar[str] = "start + (end - start) t, t from 0 to 1"
-
-    start: float = number(1.0, low=0)
-    end: float = number(10.0, low=0)
-
-    def at(self, step: Step, state: State) -> list[float]:
-        return [self.start + (self.end - self.start) * step.progress] * state.batch
-
-    def __str__(self) -> str:
-        return f"linear from {self.start:g} to {self.end:g}"
-
-
-@dataclass(frozen=True)
-class Cosine(Scale):
-    """From ``start`` to ``end`` along half a cosine: slow at both ends (arXiv:2404.13040)."""
-
-    formula: ClassVar[str] = "start + (end - start) (1 - cos(pi t)) / 2"
-
-    start: float = number(1.0, low=0)
-    end: float = number(10.0, low=0)
-
-    def at(self, step: Step, state: State) -> list[float]:
-        share = (1 - math.cos(math.pi * step.progress)) / 2
-        return [self.start + (self.end - self.start) * share] * state.batch
-
-    def __str__(self) -> str:
-        return f"cosine from {self.start:g} to {self.end:g}"
-
-
-@dataclass(frozen=True)
 class Custom(Scale):
     """A function of the ``Step`` alone: it returns a number, or one for each image.
 
@@ -191,3 +154,20 @@ class Custom(Scale):
 
     def __str__(self) -> str:
         return getattr(self.function, "__name__", "custom")
+
+
+class Gate(Scale):
+    """Base of the rules that let another scale through at some steps and switch off at others."""
+
+    scale: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("scale", as_scale(self, self.scale))
+
+    @property
+    def observes(self) -> bool:
+        return type(self).observe is not Gate.observe or self.scale.observes
+
+    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
+        self.scale.observe(q, positive, reference, state)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .context import Context
-from .types import Step, put, take
+from .levels import Step
+from .vectors import put, take
 
 
 class State:

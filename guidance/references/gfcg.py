@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..engine.config import choice, number, reject
 from ..engine.context import Condition
+from ..engine.levels import Step
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import Asked, Branch, Follow, Reference
 from ..engine.state import Rows, State
-from ..engine.types import Prediction, Query, Step, wide
+from ..engine.types import wide
 
 ANOTHER = Branch(Condition("another prompt"))
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..engine.config import reject
 from ..engine.files import write_tensors
+from ..engine.levels import Level, Step
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import NEGATIVE, Asked, Branch, Reference
 from ..engine.state import Rows, State
-from ..engine.types import Level, Prediction, Query, Step, working
+from ..engine.vectors import working
 
 TRUE, ESTIMATE, NONE = "true", "estimate", "none"
 SPACES = ("eps", "x0", "output")

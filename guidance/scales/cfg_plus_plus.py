@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..engine.config import number
+from ..engine.levels import Step
 from ..engine.scale import Scale
 from ..engine.state import State
-from ..engine.types import Step
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..terms.cfg import CFG
 from ..engine.config import is_number, reject
 from ..engine.guider import Guider
 from ..engine.scale import Scale
+from ..terms.cfg import CFG
 
 
 @dataclass(frozen=True)

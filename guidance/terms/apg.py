@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..engine.config import is_number, number, reject
 from ..engine.guider import Term
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.types import Prediction, Query, dot, expand
+from ..engine.vectors import dot, expand
 
 # The paper's radius for SDXL, 15 on latents of 4 x 128 x 128, for each element.
 SDXL_RMS = 15 / math.sqrt(4 * 128 * 128)

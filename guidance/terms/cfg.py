@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..engine.guider import Term
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.types import Prediction, Query
 
 
 @dataclass(frozen=True)

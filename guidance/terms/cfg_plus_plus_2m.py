@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..engine.config import choice
 from ..engine.guider import Term
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.types import Prediction, Query, expand
+from ..engine.vectors import expand
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..engine.config import choice, number, reject
 from ..engine.guider import Gradient
+from ..engine.predictions import Prediction, Query
 from ..engine.state import Rows
-from ..engine.types import Prediction, Query, differentiable, dot, expand, leaf_of, working
+from ..engine.vectors import differentiable, dot, expand, leaf_of, working
 
 LARGEST = 100.0  # of sigma / alpha, in sigma^2 / alpha: flows begin at an alpha of 0 or nearly so
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..engine.guider import Term
+from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.types import Prediction, Query, dot, expand, working
+from ..engine.vectors import dot, expand, working
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.config import number, reject
 from ..engine.guider import Prepare
-from ..engine.types import Step
+from ..engine.levels import Step
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..engine.guider import Post
-from ..engine.types import Prediction, Query, working
+from ..engine.predictions import Prediction, Query
+from ..engine.vectors import working
 
 
 @dataclass(frozen=True)

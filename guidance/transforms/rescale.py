@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..engine.config import number
 from ..engine.guider import Post
-from ..engine.types import Prediction, Query, expand, working
+from ..engine.predictions import Prediction, Query
+from ..engine.vectors import expand, working
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..engine.config import number, reject
 from ..engine.guider import Prepare
-from ..engine.types import Step
+from ..engine.levels import Step
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ...guidance import Guider
 from ...samplers import read_level, steps_ahead
-from ..attach.guided import DENOISERS, Attachment, guided, parts_of
+from ..attach.evaluation import is_changed
+from ..attach.guided import Attachment, guided
 from ..patch.call_arguments import Inputs
 from ..patch.class_swap import restore, swap
-from ..attach.evaluation import is_changed
+from ..patch.parts import DENOISERS, parts_of
 from .truncation import Draw, Truncation
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...guidance import AdapterOff
 from ...guidance.engine.files import write_tensors
-from ..generation.generate import LORA
-from ..attach.guided import DENOISERS, parts_of
+from ..generation.load import LORA
 from ..patch.call_arguments import Inputs
+from ..patch.parts import DENOISERS, parts_of
 from ..patch.perturb import changed
 
 ADAPTER = "align"

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...guidance.engine.files import write_text, write_torch
+from ..attach.guided import guided
 from ..generation import png
 from ..generation.grid import layout
-from ..attach.guided import guided
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...guidance.engine.files import reason_of, write_torch
+from ..attach.guided import guided
 from ..generation.generate import negative_arguments
-from ..attach.guided import DENOISERS, guided, parts_of
 from ..machine import all_processes, default_device
-from ..rewards.check import Reward, check_reward
 from ..patch.class_swap import restore, swap
+from ..patch.parts import DENOISERS, parts_of
+from ..rewards.check import Reward, check_reward
 from .backprop import Backprop, backpropagated, plain
 from .lora import Adapter
 from .monitor import Monitor

@@ -38,9 +38,9 @@ from ...guidance.engine.config import reject
 from ...guidance.engine.state import Rows
 from ...samplers import readout_at, steps_ahead
 from ..patch.call_arguments import Inputs, crop
-from ..patch.weak_models import second_network
-from ..patch.perturb import changed
 from ..patch.class_swap import restore, swap
+from ..patch.perturb import changed
+from ..patch.weak_models import second_network
 from .evaluation import common_shape
 
 

@@ -33,17 +33,16 @@ from ...guidance import (
 )
 from ...guidance.engine.config import reject
 from ...samplers import SADA, check_solver, is_first_order, is_supported, read_level, steps_ahead
-from .cache import needs_every_row
 from ..context.context import Captured, PipelineContext
-from .layouts import Form, check_dtype, form_of
 from ..patch.call_arguments import Inputs
+from ..patch.class_swap import is_swapped, restore, swap
+from ..patch.parts import DENOISERS, parts_of
 from ..patch.perturb import check_change
 from ..presets.find import profile_of
-from .run import Run
-from ..patch.class_swap import is_swapped, restore, swap
+from .cache import needs_every_row
 from .evaluation import Forward
-
-DENOISERS = ("unet", "transformer", "transformer_2")  # where pipelines keep them
+from .layouts import Form, check_dtype, form_of
+from .run import Run
 
 
 @dataclass
@@ -576,26 +575,6 @@ def guided(
     return Attachment(
         pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate, profile
     )
-
-
-def parts_of(pipe: Any) -> dict[str, Any]:
-    """The parts of a pipeline that a guider meets: scheduler, denoisers, ControlNet.
-
-    Raises:
-        ValueError: it has no scheduler or no denoiser.
-    """
-    parts = {
-        name: part
-        for name in (*DENOISERS, "controlnet")
-        if isinstance(part := getattr(pipe, name, None), torch.nn.Module)
-    }
-    scheduler = getattr(pipe, "scheduler", None)
-    if scheduler is None or not any(name in parts for name in DENOISERS):
-        raise ValueError(
-            f"pipe is a {type(pipe).__name__}; allowed is a Diffusers pipeline with a scheduler "
-            f"and a denoiser ({', '.join(DENOISERS)})"
-        )
-    return {"scheduler": scheduler, **parts}
 
 
 def _ungated(term: Term) -> Any:

@@ -29,12 +29,11 @@ from ...guidance import (
     Record,
     Step,
 )
+from ...guidance.engine.predictions import Watch
 from ...guidance.engine.reference import name_of
-from ...guidance.engine.types import Watch, differentiable, leaf_of, put, take
+from ...guidance.engine.vectors import differentiable, leaf_of, put, take
 from ...samplers import SADA, Accelerated, readout_at
-from .layouts import Form
 from ..patch.call_arguments import Inputs, crop
-from .infer_layout import combination, error, sign_of, tolerance
 from ..patch.weak_models import second_network
 from .evaluation import (
     Forward,
@@ -48,6 +47,8 @@ from .evaluation import (
     spread,
     with_change,
 )
+from .infer_layout import combination, error, sign_of, tolerance
+from .layouts import Form
 
 SMALL = 1e-5  # a velocity that moves nothing and has a norm
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...guidance import CFG, NEGATIVE, Branch, LinearAG, Negative, Prepare, Reference
+from ...guidance.engine.levels import Step
+from ...guidance.engine.predictions import Prediction, Query
+from ...guidance.engine.state import Rows
 from ...guidance.references.linear_ag import (
     ESTIMATE,
     NONE,
@@ -21,10 +24,9 @@ from ...guidance.references.linear_ag import (
     half_and_half,
     run_before,
 )
-from ...guidance.engine.state import Rows
-from ...guidance.engine.types import Prediction, Query, Step
-from ..generation.generate import Settings, sample
 from ..attach.guided import guided
+from ..generation.generate import sample
+from ..generation.settings import Settings
 
 C, R, U = range(3)  # the conditional prediction, the reference that was used, the true one
 

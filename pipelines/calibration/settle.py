@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...guidance import CFG, Guider, Profile, Step, intents, resolve
-from ..generation.generate import Settings, sample
 from ..attach.guided import guided
+from ..generation.generate import sample
+from ..generation.settings import Settings
 from ..presets.find import profile_of
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ...guidance import Condition, Context
 from ...guidance.engine.noise import checksum
-from .classifiers import load_classifier
 from ..patch.call_arguments import Inputs
-from .decode import decode
 from ..rewards import parse_reward
+from .classifiers import load_classifier
+from .decode import decode
 
 SWITCHES = ("guidance_scale", "true_cfg_scale")
 PER_IMAGE = ("image", "mask", "video", "embeds")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import itertools
 import re
@@ -15,95 +14,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ... import models
 from ...guidance import Guider
-from ...guidance.engine.files import reason_of
-from . import png
 from ..attach.guided import guided
-from ..machine import check_device, default_device, memory_of
 from ..language.parse import parse_acceleration
-
-SCHEDULERS = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {}),
-    "dpm++-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "evodiff": ("EVODiffMultistepScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "kdpm2": ("KDPM2DiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
+from ..machine import memory_of
+from . import png
+from .settings import Settings
 
 MOST = 1_000_000  # pictures of a run
-LORA = "pytorch_lora_weights.safetensors"  # what Diffusers looks for in a folder
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass
-class Settings:
-    """Everything that a picture depends on; stored in it.
-
-    Attributes:
-        guider: the JSON form of the guider.
-        scheduler: a name of ``SCHEDULERS``, or "" for the model's own.
-        width, height: pixels; ``None`` is the model's own.
-        accelerate: words such as "sada" that leave out evaluations, or "".
-        lora: a file or folder with a LoRA for the model, or "".
-        seed: of this one picture.
-
-    Raises:
-        ValueError: a setting is of the wrong type or out of range.
-    """
-
-    prompt: str
-    guider: Any
-    negative_prompt: str = ""
-    model: str = "emoji"
-    num_inference_steps: int = 30
-    seed: int = 0
-    scheduler: str = ""
-    width: int | None = None
-    height: int | None = None
-    dtype: str = "float32"
-    accelerate: str = ""
-    lora: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype", "accelerate",
-                     "lora"):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, str) or not _is_unicode(value):
-                raise ValueError(f"{name} is {value!r}; allowed is text")
-        for name, low, high in (
-            ("num_inference_steps", 1, 1000),
-            ("seed", 0, 2**63 - 1),
-            ("width", 8, 16384),
-            ("height", 8, 16384),
-        ):
-            value = getattr(self, name)
-            if value is None and name in ("width", "height"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                allowed = f"a whole number from {low} to {high}"
-                raise ValueError(f"{name} is {value!r}; allowed is {allowed}")
-        for name, table in (("scheduler", ["", *SCHEDULERS]), ("dtype", list(DTYPES))):
-            if getattr(self, name) not in table:
-                allowed = ", ".join(filter(None, table))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed is one of {allowed}")
-        parse_acceleration(self.accelerate)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass
@@ -114,91 +32,6 @@ class Picture:
     settings: Settings
     sampler: str
     evaluations: int
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a shipped model or of a local one; a Hub id is returned as it is."""
-    return models.path(model) if model in models.PIPELINES else Path(model)
-
-
-def load_pipeline(
-    model: str = "emoji", *, scheduler: str = "", device: str = "", dtype: str = "float32",
-    lora: str = "",
-) -> Any:  # fmt: skip
-    """A Diffusers pipeline by shipped name, local folder or Hub id, ready to be guided.
-
-    Args:
-        lora: a ``.safetensors`` file, or a folder with one of the name that Diffusers gives it.
-
-    Raises:
-        ValueError: the model cannot be found or read, or an argument is not allowed.
-    """
-    Settings("", None, model=model, scheduler=scheduler, dtype=dtype, lora=lora)  # checks them
-    check_device(device)
-    import diffusers  # takes seconds, and most mistakes are found before it is needed
-
-    from ...samplers import evodiff  # saved pipelines may name it
-
-    source = model_folder(model)
-    allowed = (
-        f"one of {', '.join(models.PIPELINES)}, a folder in Diffusers format, or an id on the Hub"
-    )
-    if source.is_file() or not (source.exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
-        which = ", a file" if source.is_file() else ""
-        raise ValueError(f"model is {model!r}{which}; allowed is {allowed}")
-    weights = _lora_file(lora) if lora else None
-    try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source if source.exists() else model, dtype=DTYPES[dtype]
-        )
-    except Exception as error:  # a damaged file raises anything
-        raise ValueError(
-            f"model is {model!r}; allowed is {allowed} that can be read ({reason_of(error)})"
-        ) from None
-    if weights:
-        _add_lora(pipe, weights)
-    if scheduler:
-        name, options = SCHEDULERS[scheduler]
-        try:
-            kind = getattr(diffusers if hasattr(diffusers, name) else evodiff, name)
-            pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
-        except ImportError as error:
-            raise ValueError(
-                f"scheduler is {scheduler!r}; allowed once installed: {error}"
-            ) from None
-    device = device or default_device()
-    return pipe if device == "cpu" else pipe.to(device)
-
-
-def _lora_file(lora: str) -> Path:
-    path = Path(lora)
-    path = path / LORA if path.is_dir() else path
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(
-            f"lora is {lora!r}; allowed is a .safetensors file, or a folder with {LORA}"
-        )
-    return path
-
-
-def _add_lora(pipe: Any, path: Path) -> None:
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError(
-            f"lora is {str(path)!r}; allowed with peft: `pip install 'guiders[align]'` gets it"
-        )
-    where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
-    network: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    try:
-        if hasattr(pipe, "load_lora_weights"):
-            pipe.load_lora_weights(str(path.parent), **where)
-        else:
-            network.load_lora_adapter(str(path.parent), prefix=None, **where)
-        if not any(getattr(part, "peft_config", None) for part in pipe.components.values()):
-            raise ValueError("it has nothing for this model")
-    except Exception as error:  # of many kinds, where it is for another model
-        raise ValueError(
-            f"lora is {str(path)!r}; allowed is one of a {type(pipe).__name__} that can be read "
-            f"({reason_of(error)})"
-        ) from None
 
 
 def generate(

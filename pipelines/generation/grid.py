@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from .generate import Picture
 from ..language.parse import UNGUIDED, split
+from .generate import Picture
 
 AXES = ("guider", "prompt", "scale", "seed", "steps")
 CELL = 128  # smaller pictures are enlarged to this

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from ...guidance import PerturbedAttention, SmoothedAttention
 from .call_arguments import Inputs
-from .layers import attentions, choose_layers, is_unet
 from .class_swap import class_of, restore, swap
+from .layers import attentions, choose_layers, is_unet
 
 # Blocks whose attention is joint, by how their class's name begins: where the picture's tokens are.
 PICTURE_FIRST = (

@@ -26,8 +26,8 @@ from ...guidance import (
 from ...guidance.engine.config import reject
 from .attention import arguments, hidden_of, perturbed_attention
 from .call_arguments import Inputs
-from .layers import attentions, choose_layers, whole
 from .class_swap import class_of, restore, swap
+from .layers import attentions, choose_layers, whole
 
 # Blocks that return picture and text, by how their class's name begins; others are tried once.
 TEXT_FIRST = (

@@ -16,8 +16,8 @@ from guiders.commands import main
 from guiders.commands.flags import with_gate, with_scale
 from guiders.pipelines.generation import png
 from guiders.pipelines.generation.grid import Axis
-from guiders.pipelines.language.parse import parse_guider
 from guiders.pipelines.generation.vocabulary import unknown_words
+from guiders.pipelines.language.parse import parse_guider
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -300,7 +300,7 @@ def test_pictures_do_not_depend_on_the_threads_there_are(folder, tmp_path, monke
 
 def test_a_lora(draw, folder, tmp_path, capsys):
     from guiders.pipelines.align import Adapter
-    from guiders.pipelines.generation.generate import load_pipeline
+    from guiders.pipelines.generation.load import load_pipeline
 
     pipe = load_pipeline(str(folder), device="cpu")
     adapter = Adapter(pipe)
@@ -324,7 +324,9 @@ def test_a_lora(draw, folder, tmp_path, capsys):
 
 
 def test_jobs_are_not_listed_before_they_are_drawn(folder):
-    from guiders.pipelines.generation.generate import Settings, generate, load_pipeline
+    from guiders.pipelines.generation.generate import generate
+    from guiders.pipelines.generation.load import load_pipeline
+    from guiders.pipelines.generation.settings import Settings
 
     def jobs():
         for seed in itertools.count():

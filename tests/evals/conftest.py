@@ -8,7 +8,7 @@ from guiders import APG
 from guiders.evals.runs.images import Drawing
 from guiders.evals.runs.plan import Plan
 from guiders.evals.storage.prompts import Prompts
-from guiders.pipelines.generation.generate import Settings
+from guiders.pipelines.generation.settings import Settings
 
 TEXTS = ("red heart", "blue car", "cat", "green apple")
 

@@ -9,8 +9,8 @@ import pytest
 from guiders import APG, CFG, Adaptive, Linear
 from guiders.commands import main
 from guiders.commands.compare import method_of, scales_of
-from guiders.evals.report.charts import Line, Point, chart, ticks
 from guiders.evals.comparison.compare import cells_of
+from guiders.evals.report.charts import Line, Point, chart, ticks
 
 METRICS = "fd:emoji-clip,clip:emoji-clip,class:emoji-classifier,saturation,ssim,nfe"
 

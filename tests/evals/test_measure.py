@@ -8,18 +8,18 @@ import pytest
 import tiny
 import torch
 from guiders import APG, CFG
+from guiders.evals.features.extractors import Network
+from guiders.evals.metrics.similarity import lpips, psnr, ssim
 from guiders.evals.runs import measure as module
-from guiders.evals.runs.images import Drawing, Gallery
 from guiders.evals.runs.evaluate import evaluate
+from guiders.evals.runs.images import Drawing, Gallery
 from guiders.evals.runs.manifest import Request
 from guiders.evals.runs.measure import Judges, measure
-from guiders.evals.runs.registry import hits, parse_metrics, scores
-from guiders.evals.features.extractors import Network
 from guiders.evals.runs.plan import Plan
+from guiders.evals.runs.registry import hits, parse_metrics, scores
 from guiders.evals.storage.processes import Processes
 from guiders.evals.storage.prompts import load_prompts
-from guiders.evals.metrics.similarity import lpips, psnr, ssim
-from guiders.pipelines.generation.generate import Settings
+from guiders.pipelines.generation.settings import Settings
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 SETS = "fd,kid,cmmd,precision,recall,density,coverage"

@@ -28,12 +28,13 @@ from guiders import (
 )
 from guiders import profile as measured
 from guiders.evals.calibration.advice import advise
-from guiders.evals.calibration.effects import runs
 from guiders.evals.calibration.chart import picture
+from guiders.evals.calibration.effects import runs
 from guiders.guidance import intents
 from guiders.guidance.calibration.profile import LEVELS, NEGATIVE_KEY
-from guiders.pipelines.generation.generate import Settings, sample
 from guiders.pipelines.calibration.settle import foreseen, settle
+from guiders.pipelines.generation.generate import sample
+from guiders.pipelines.generation.settings import Settings
 
 PROMPTS = [f"{word} {number}" for word in ("red", "cat", "a b c", "heart") for number in range(4)]
 

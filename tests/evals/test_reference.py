@@ -7,11 +7,11 @@ import pytest
 import torch
 from guiders import models
 from guiders.evals import Moments, frechet_distance
+from guiders.evals.features.extractors import Network, load_network
+from guiders.evals.features.reference_set import load_reference
 from guiders.evals.runs import measure
 from guiders.evals.runs.registry import parse_metrics
-from guiders.evals.features.extractors import Network, load_network
 from guiders.evals.storage.processes import Processes
-from guiders.evals.features.reference_set import load_reference
 from PIL import Image
 
 

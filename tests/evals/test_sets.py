@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from guiders.evals import Moments, Streamed, frechet_distance
-from guiders.evals.metrics import estimates as figures
+from guiders.evals.metrics import estimates
 from guiders.evals.metrics.mmd import cmmd, gaussian, kid, polynomial
 from guiders.evals.metrics.prdc import neighbours
 from hypothesis import given, settings
@@ -147,17 +147,17 @@ def test_cmmd_is_its_definition_and_zero_for_the_same_set():
 def test_draws_are_the_figure_of_the_rows_drawn(discrepancy):
     x, y = (torch.from_numpy(sample(n, 6, n)) for n in (25, 30))
     found = discrepancy(x, y, samples=5)
-    expected = [discrepancy(x[rows], y, samples=0).value for rows in figures.drawn_again(25, 5)]
+    expected = [discrepancy(x[rows], y, samples=0).value for rows in estimates.drawn_again(25, 5)]
     np.testing.assert_allclose(found.draws, expected, rtol=1e-6)
 
 
 def test_intervals_are_paired_by_picture():
     x = np.random.default_rng(0).normal(size=100)
-    a, b = figures.mean(x), figures.mean(x + 1)
+    a, b = estimates.mean(x), estimates.mean(x + 1)
     assert b.minus(a).low == pytest.approx(1)
     assert b.minus(a).high == pytest.approx(1)
     assert a.estimate.low < a.value < a.estimate.high
-    one = figures.distance(torch.from_numpy(sample(50, 4, 0)), Moments.of(sample(90, 4, 1)))
+    one = estimates.distance(torch.from_numpy(sample(50, 4, 0)), Moments.of(sample(90, 4, 1)))
     assert one.estimate.low < one.value < one.estimate.high
-    assert figures.distance(torch.randn(10, 4), Moments.of(sample(9, 4, 1)), 0).draws is None
-    assert figures.mean(x, 0).to_dict() == {"value": a.value, "low": None, "high": None}
+    assert estimates.distance(torch.randn(10, 4), Moments.of(sample(9, 4, 1)), 0).draws is None
+    assert estimates.mean(x, 0).to_dict() == {"value": a.value, "low": None, "high": None}

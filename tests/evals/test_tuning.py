@@ -10,12 +10,12 @@ import tiny
 from guiders import APG, CFG, Interval
 from guiders.evals import Figure, Plan, Request, Tuning, tune
 from guiders.evals.metrics.bootstrap import Estimate
-from guiders.evals.tuning.objective import Goal, parse_goal
 from guiders.evals.runs.registry import Wanted
-from guiders.evals.tuning.search import search
+from guiders.evals.tuning.objective import Goal, parse_goal
 from guiders.evals.tuning.page import alike, markdown, rows, verdict
+from guiders.evals.tuning.search import search
 from guiders.guidance.engine.denoiser import NotFiniteError
-from guiders.pipelines.generation.generate import Settings
+from guiders.pipelines.generation.settings import Settings
 from guiders.pipelines.language.ranges import parse_space
 
 pytest.importorskip("optuna")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from guiders import CFG, Adaptive, LinearAG, Negative
 from guiders.guidance import APG, POSITIVE, Coefficients, Denoiser, Guider, Query, Readout, foresee
+from guiders.guidance.engine.predictions import Prediction
 from guiders.guidance.references.linear_ag import half_and_half, run_before
-from guiders.guidance.engine.types import Prediction
 from known import NEGATIVE, step
 from safetensors.torch import save_file
 

@@ -20,9 +20,9 @@ from guiders import (
     ZeroInit,
 )
 from guiders.guidance import NEGATIVE, POSITIVE, Context, Denoiser, Level, Query, Readout, Step
-from guiders.guidance.terms.fdg import collapse, pyramid
 from guiders.guidance.engine.noise import Noise
 from guiders.guidance.engine.state import State
+from guiders.guidance.terms.fdg import collapse, pyramid
 from known import Answers, guide, step
 
 

@@ -7,7 +7,7 @@ import torch
 from guiders import APG, CFG, TCFG, CFGZeroStar, MagnitudeAware, Rescale
 from guiders.guidance import Level, Prediction, Query, Readout, Step
 from guiders.guidance.engine.state import State
-from guiders.guidance.engine.types import cosine
+from guiders.guidance.engine.vectors import cosine
 from hypothesis import given
 from hypothesis import strategies as st
 from known import guide

@@ -7,8 +7,8 @@ import pytest
 import torch
 from guiders import CFG, WeakModel, guided, models
 from guiders.evals import Moments, frechet_distance, image_features, text_features
-from guiders.evals.features.clip import to_tensor
 from guiders.evals.features.extractors import load_network
+from guiders.evals.storage.pictures import to_tensor
 from guiders.pipelines.context.classifiers import load_classifier
 from guiders.pipelines.rewards import parse_reward
 from PIL import Image

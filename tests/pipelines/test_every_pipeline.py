@@ -8,9 +8,9 @@ import zoo
 from errors import error
 from guiders import APG, CFG, Adaptive, Interval, KeepNorm, guided
 from guiders.pipelines.attach.layouts import form_of
-from guiders.pipelines.attach.guided import parts_of
 from guiders.pipelines.patch.call_arguments import Inputs
 from guiders.pipelines.patch.class_swap import is_swapped, restore, swap
+from guiders.pipelines.patch.parts import parts_of
 
 ONE_PASS = [
     "sd", "sd-img2img", "sd-inpaint", "sd-inpaint-4", "sd-controlnet", "sdxl", "sdxl-img2img",

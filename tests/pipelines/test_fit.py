@@ -9,7 +9,8 @@ from guiders import CFG, LinearAG, guided
 from guiders.commands import main
 from guiders.guidance import Coefficients
 from guiders.pipelines.calibration.fit_linear_ag import fit_linear_ag, score, solve
-from guiders.pipelines.generation.generate import Settings, sample
+from guiders.pipelines.generation.generate import sample
+from guiders.pipelines.generation.settings import Settings
 
 POLICY = ["true", "estimate", "true", "estimate", "none", "none"]
 

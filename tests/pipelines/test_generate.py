@@ -2,7 +2,8 @@
 
 import pytest
 import zoo
-from guiders.pipelines.generation.generate import Settings, _size, negative_arguments
+from guiders.pipelines.generation.generate import _size, negative_arguments
+from guiders.pipelines.generation.settings import Settings
 
 
 def job(**changes):

@@ -30,8 +30,8 @@ from guiders import (
     models,
     read_level,
 )
-from guiders.pipelines.patch.weak_models import load_network
 from guiders.pipelines.context.decode import decode
+from guiders.pipelines.patch.weak_models import load_network
 from guiders.samplers import readout_at, solver_stage
 
 PROMPTS = ("red heart", "blue car", "cat", "green apple")
@@ -462,7 +462,9 @@ def test_cads_is_not_ignored_where_the_pipeline_is_learnt(monkeypatch):
     guider = CFG(5) | CADS(low=0, high=0.5, noise_scale=1.0)
     pipe = tiny.sd("ddim")
     listed, _ = attached(pipe, guider, steps=3)
-    monkeypatch.setattr(sys.modules["guiders.pipelines.attach.guided"], "form_of", lambda pipe: None)
+    monkeypatch.setattr(
+        sys.modules["guiders.pipelines.attach.guided"], "form_of", lambda pipe: None
+    )
     learnt, run = attached(pipe, guider, steps=3)
     assert error(learnt, listed) < 1e-5
     assert [sum(record.evaluations) for record in run.records] == [6, 4, 4]

@@ -23,8 +23,17 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
-
-from guiders.tests.helpers.zoo.parts import WIDTH, WORDS, Rows, Specimen, caller, embedded, fixed, generators, textless
+from guiders.tests.helpers.zoo.parts import (
+    WIDTH,
+    WORDS,
+    Rows,
+    Specimen,
+    caller,
+    embedded,
+    fixed,
+    generators,
+    textless,
+)
 
 
 def pixart_sigma() -> Any:

@@ -19,7 +19,6 @@ from diffusers import (
     StableDiffusion3Img2ImgPipeline,
     StableDiffusion3Pipeline,
 )
-
 from guiders.tests.helpers.zoo.parts import (
     WIDTH,
     Rows,

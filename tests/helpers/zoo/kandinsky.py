@@ -12,8 +12,15 @@ from diffusers import (
     UNet2DConditionModel,
     VQModel,
 )
-
-from guiders.tests.helpers.zoo.parts import WIDTH, Rows, Specimen, caller, embedded, fixed, generators
+from guiders.tests.helpers.zoo.parts import (
+    WIDTH,
+    Rows,
+    Specimen,
+    caller,
+    embedded,
+    fixed,
+    generators,
+)
 
 
 def kandinsky22() -> Any:

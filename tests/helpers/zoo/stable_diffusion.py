@@ -20,8 +20,17 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
 )
-
-from guiders.tests.helpers.zoo.parts import PROMPTS, Rows, Specimen, caller, fixed, generators, masks, pictures, sharpen
+from guiders.tests.helpers.zoo.parts import (
+    PROMPTS,
+    Rows,
+    Specimen,
+    caller,
+    fixed,
+    generators,
+    masks,
+    pictures,
+    sharpen,
+)
 
 
 def prompted(rows: Rows) -> dict[str, Any]:

@@ -28,8 +28,17 @@ from diffusers import (
 from diffusers.pipelines.ltx2 import (
     LTX2TextConnectors,
 )
-
-from guiders.tests.helpers.zoo.parts import WIDTH, WORDS, Rows, Specimen, caller, embedded, fixed, generators, textless
+from guiders.tests.helpers.zoo.parts import (
+    WIDTH,
+    WORDS,
+    Rows,
+    Specimen,
+    caller,
+    embedded,
+    fixed,
+    generators,
+    textless,
+)
 
 
 def ltx() -> Any:

@@ -1,4 +1,4 @@
-"""WHEN: rules that let a scale through at some steps and switch guidance off at others."""
+"""The guidance interval: guide between two noise levels."""
 
 from __future__ import annotations
 
@@ -7,26 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ..engine.config import number, reject
-from ..engine.scale import Scale, as_scale
-from ..engine.state import Rows, State
-from ..engine.types import Prediction, Query, Step
-
-
-class Gate(Scale):
-    """Base of the rules that let another scale through at some steps and switch off at others."""
-
-    scale: Any
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set("scale", as_scale(self, self.scale))
-
-    @property
-    def observes(self) -> bool:
-        return type(self).observe is not Gate.observe or self.scale.observes
-
-    def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
-        self.scale.observe(q, positive, reference, state)
+from ..engine.levels import Step
+from ..engine.scale import Gate
+from ..engine.state import State
 
 
 @dataclass(frozen=True)
@@ -92,27 +75,3 @@ class Interval(Gate):
 
 def _upper(interval: Interval) -> float:
     return math.inf if interval.high is None else interval.high
-
-
-@dataclass(frozen=True)
-class StepAG(Gate):
-    """Guide only the first part of the run, and then take the conditional prediction alone.
-
-    "Step AG", arXiv:2506.08351 (abstract): no threshold to tune, for image and video models.
-
-    Attributes:
-        scale: the scale in that part.
-        share: of the run's evaluations, rounded to whole ones.
-    """
-
-    formula: ClassVar[str] = "w for the first share of the steps, then 1"
-
-    scale: Any = 7.5
-    share: float = number(0.5, low=0, high=1)
-
-    def at(self, step: Step, state: State) -> list[float]:
-        first = step.index < round(self.share * step.total)
-        return self.scale.at(step, state) if first else [state.off] * state.batch
-
-    def __str__(self) -> str:
-        return f"{self.scale} for the first {100 * self.share:g} %"

@@ -1,0 +1,100 @@
+"""A pipeline by name, folder or Hub id."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from ... import models
+from ...guidance.engine.files import reason_of
+from ..machine import check_device, default_device
+from .settings import DTYPES, SCHEDULERS, Settings
+
+LORA = "pytorch_lora_weights.safetensors"  # what Diffusers looks for in a folder
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a shipped model or of a local one; a Hub id is returned as it is."""
+    return models.path(model) if model in models.PIPELINES else Path(model)
+
+
+def load_pipeline(
+    model: str = "emoji", *, scheduler: str = "", device: str = "", dtype: str = "float32",
+    lora: str = "",
+) -> Any:  # fmt: skip
+    """A Diffusers pipeline by shipped name, local folder or Hub id, ready to be guided.
+
+    Args:
+        lora: a ``.safetensors`` file, or a folder with one of the name that Diffusers gives it.
+
+    Raises:
+        ValueError: the model cannot be found or read, or an argument is not allowed.
+    """
+    Settings("", None, model=model, scheduler=scheduler, dtype=dtype, lora=lora)  # checks them
+    check_device(device)
+    import diffusers  # takes seconds, and most mistakes are found before it is needed
+
+    from ...samplers import evodiff  # saved pipelines may name it
+
+    source = model_folder(model)
+    allowed = (
+        f"one of {', '.join(models.PIPELINES)}, a folder in Diffusers format, or an id on the Hub"
+    )
+    if source.is_file() or not (source.exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
+        which = ", a file" if source.is_file() else ""
+        raise ValueError(f"model is {model!r}{which}; allowed is {allowed}")
+    weights = _lora_file(lora) if lora else None
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            source if source.exists() else model, dtype=DTYPES[dtype]
+        )
+    except Exception as error:  # a damaged file raises anything
+        raise ValueError(
+            f"model is {model!r}; allowed is {allowed} that can be read ({reason_of(error)})"
+        ) from None
+    if weights:
+        _add_lora(pipe, weights)
+    if scheduler:
+        name, options = SCHEDULERS[scheduler]
+        try:
+            kind = getattr(diffusers if hasattr(diffusers, name) else evodiff, name)
+            pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
+        except ImportError as error:
+            raise ValueError(
+                f"scheduler is {scheduler!r}; allowed once installed: {error}"
+            ) from None
+    device = device or default_device()
+    return pipe if device == "cpu" else pipe.to(device)
+
+
+def _lora_file(lora: str) -> Path:
+    path = Path(lora)
+    path = path / LORA if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(
+            f"lora is {lora!r}; allowed is a .safetensors file, or a folder with {LORA}"
+        )
+    return path
+
+
+def _add_lora(pipe: Any, path: Path) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"lora is {str(path)!r}; allowed with peft: `pip install 'guiders[align]'` gets it"
+        )
+    where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
+    network: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    try:
+        if hasattr(pipe, "load_lora_weights"):
+            pipe.load_lora_weights(str(path.parent), **where)
+        else:
+            network.load_lora_adapter(str(path.parent), prefix=None, **where)
+        if not any(getattr(part, "peft_config", None) for part in pipe.components.values()):
+            raise ValueError("it has nothing for this model")
+    except Exception as error:  # of many kinds, where it is for another model
+        raise ValueError(
+            f"lora is {str(path)!r}; allowed is one of a {type(pipe).__name__} that can be read "
+            f"({reason_of(error)})"
+        ) from None
