@@ -70,8 +70,9 @@ support: $(VENV)/ready
 	$(PYTEST) tests/pipelines/test_every_pipeline.py tests/samplers/test_every_scheduler.py \
 	  --support docs/support.md
 
-# The table of methods, from the code.
+# The table of methods, and what checkers and editors read of the two faces, from the code.
 methods: $(VENV)/ready
+	$(BIN)/python docs/stubs.py
 	$(BIN)/python docs/methods.py
 
 clean:

@@ -19,8 +19,7 @@ import guiders
 import numpy as np
 import torch
 from guiders import CFG, Adaptive, Guider, LinearAG, Stale, StepAG, guided
-from guiders.evals import Estimate, image_features, text_features
-from guiders.evals.metrics import bootstrap
+from guiders.evals import Estimate, bootstrap, image_features, text_features
 from guiders.pipelines.calibration.fit_linear_ag import Fit, fit_linear_ag
 from guiders.pipelines.generation.generate import sample
 from guiders.pipelines.generation.load import load_pipeline

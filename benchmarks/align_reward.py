@@ -20,8 +20,7 @@ from pathlib import Path
 import guiders
 import numpy as np
 import torch
-from guiders.evals import Estimate
-from guiders.evals.metrics import bootstrap
+from guiders.evals import Estimate, bootstrap
 
 COMMON = (
     "--reward emoji-clip --eval-prompts 12 --eval-samples 2 --mixed-precision bf16 "

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from guiders import APG, CFG, Adaptive, Guider, Interval, Match, Profile, WeakModel, guided, models
-from guiders.evals import load_prompts
-from guiders.evals.metrics import bootstrap
+from guiders.evals import bootstrap, load_prompts
 from guiders.guidance.terms import apg
 from guiders.pipelines.generation.generate import sample
 from guiders.pipelines.generation.load import load_pipeline

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from guiders import CFG, Confusion, Guider, Negative, WeakModel, guided, models
-from guiders.evals import image_features, text_features
-from guiders.evals.metrics import bootstrap
+from guiders.evals import bootstrap, image_features, text_features
 from torch.nn.functional import normalize
 from tqdm import tqdm
 

@@ -14,15 +14,21 @@ pytestmark = pytest.mark.quick
 ROOT = Path(__file__).parent.parent
 
 
-def methods():
-    spec = importlib.util.spec_from_file_location("methods", ROOT / "docs" / "methods.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_the_table_of_methods_is_that_of_this_version():
-    assert methods().page() == (ROOT / "docs" / "methods.md").read_text(), "run `make methods`"
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert script("methods").page() == page, "run `make methods`"
+
+
+def test_the_stubs_are_those_of_the_faces():
+    for path, text in script("stubs").stubs().items():
+        assert path.read_text() == text, "run `make methods`"
 
 
 def test_every_method_has_a_formula():

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from data import Emoji
 from guiders import CFG, Guider, guided, models
-from guiders.evals.metrics import bootstrap
+from guiders.evals import bootstrap
 from guiders.evals.storage.pictures import to_tensor
 from torch import Tensor
 from tqdm import tqdm

@@ -22,6 +22,7 @@ from guiders import APG, CFG, Adaptive, Guider, Match, WeakModel, guided, models
 from guiders.evals import (
     Estimate,
     Moments,
+    bootstrap,
     clipped,
     contrast,
     frechet_distance,
@@ -29,7 +30,6 @@ from guiders.evals import (
     saturation,
     text_features,
 )
-from guiders.evals.metrics import bootstrap
 from guiders.pipelines.generation.grid import layout
 from names import measure as nearest_names
 from torch import Tensor

@@ -43,7 +43,7 @@ def _subclasses(base: type[Config]) -> dict[str, type[Config]]:
     for kind in Config.registry.values():
         if issubclass(kind, base) and dataclasses.is_dataclass(kind):
             found[kind.__name__.lower()] = kind
-    return found
+    return dict(sorted(found.items()))
 
 
 def term_names() -> dict[str, type[Config]]:

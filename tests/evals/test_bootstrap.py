@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from guiders.evals.metrics import bootstrap
+from guiders.evals import bootstrap
 
 
 def test_it_covers_the_truth_about_as_often_as_it_says():

@@ -98,7 +98,7 @@ def test_a_kill_between_any_two_writes_loses_nothing(drawing, all_seven, monkeyp
             left -= 1
             write(path, fill, **options)
 
-        for module in ("evals.files", "pipelines.png"):
+        for module in ("evals.storage.files", "pipelines.generation.png"):
             monkeypatch.setattr(f"guiders.{module}.write", dies)
         with pytest.raises(KeyboardInterrupt):
             draw(run)

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from guiders import guided
-from guiders.tests.helpers.zoo.parts import WORDS, Rows, Specimen, fixed, pictures
+
+from .parts import WORDS, Rows, Specimen, fixed, pictures
 
 __all__ = ["FAMILIES", "WORDS", "ZOO", "attached", "build", "fixed", "pictures", "run"]
 

@@ -23,7 +23,8 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
-from guiders.tests.helpers.zoo.parts import (
+
+from .parts import (
     WIDTH,
     WORDS,
     Rows,

@@ -19,7 +19,8 @@ from diffusers import (
     StableDiffusion3Img2ImgPipeline,
     StableDiffusion3Pipeline,
 )
-from guiders.tests.helpers.zoo.parts import (
+
+from .parts import (
     WIDTH,
     Rows,
     Specimen,
@@ -31,7 +32,7 @@ from guiders.tests.helpers.zoo.parts import (
     sharpen,
     textless,
 )
-from guiders.tests.helpers.zoo.stable_diffusion import from_picture
+from .stable_diffusion import from_picture
 
 
 def sd3(kind: Any, vae: Any = None) -> Any:

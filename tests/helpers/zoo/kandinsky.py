@@ -12,7 +12,8 @@ from diffusers import (
     UNet2DConditionModel,
     VQModel,
 )
-from guiders.tests.helpers.zoo.parts import (
+
+from .parts import (
     WIDTH,
     Rows,
     Specimen,

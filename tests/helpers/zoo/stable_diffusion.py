@@ -20,7 +20,8 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
 )
-from guiders.tests.helpers.zoo.parts import (
+
+from .parts import (
     PROMPTS,
     Rows,
     Specimen,

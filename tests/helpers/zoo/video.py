@@ -28,7 +28,8 @@ from diffusers import (
 from diffusers.pipelines.ltx2 import (
     LTX2TextConnectors,
 )
-from guiders.tests.helpers.zoo.parts import (
+
+from .parts import (
     WIDTH,
     WORDS,
     Rows,
