@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 CAPTION_LENGTH = 16
 VOCABULARY = 4500  # nearly all words whole
-NOISE = 1.72  # from 50 % at step 850 of 1,000 to 655, as with 4 x 8 x 8 latents at 1
+NOISE = 1.72  # half certain at step 650 of 1,000, as 4 x 8 x 8 latents are at 1, not at 840
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
