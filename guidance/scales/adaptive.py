@@ -28,7 +28,7 @@ class Adaptive(Gate):
 
     Attributes:
         scale: the scale before that.
-        threshold: of the cosine; above 1 never stops. The default is 0.999 in x0, the paper's
+        threshold: of the cosine, at most 1. The default is 0.999 in x0, the paper's
             0.991 in eps and output.
         space: "x0", "eps", or "output" of the network.
         save: instead of a threshold, the share of the run's evaluations that is to be saved, with
