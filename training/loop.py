@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
+from muon import Muon, is_matrix
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -54,6 +55,7 @@ class Loop:
     Args:
         objective: a module whose forward returns the loss of a batch (so that DDP can wrap it).
         slow: the parameters trained at half the learning rate.
+        muon: train the matrices that are not slow by ``Muon``, at four times the learning rate.
         warmup: steps until the learning rate is whole.
         ema_decay: of the average that is evaluated and kept; ``(1 + n) / (10 + n)`` at step n
             until it is reached.
@@ -64,6 +66,7 @@ class Loop:
         args: argparse.Namespace,
         objective: nn.Module,
         slow: Iterable[nn.Parameter] = (),
+        muon: bool = False,
         warmup: int = 100,
         ema_decay: float = 0.999,
     ) -> None:
@@ -74,15 +77,27 @@ class Loop:
         if self.device.type == "cpu":  # its fused attention spends a third of a step going back
             torch.backends.cuda.enable_flash_sdp(False)
         self.raw = objective.to(self.device)
-        slow = list(slow)  # in order: a checkpoint knows the parameters by their numbers
-        fast = [p for p in self.parameters() if all(p is not q for q in slow)]
-        groups: list[dict] = [{"params": fast}]
-        self.rates = [args.lr]
-        if slow:
-            groups.append({"params": slow})
-            self.rates.append(args.lr / 2)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        # Lists in order: a checkpoint knows the parameters by their numbers.
+        slow_ones = {id(p) for p in slow}
+        fast = [p for p in self.parameters() if id(p) not in slow_ones]
+        matrices = [p for p in fast if muon and is_matrix(p)]
+        one_by_one = {id(p) for p in matrices}
+        groups = [
+            {"params": [p for p in fast if id(p) not in one_by_one], "lr": args.lr},
+            {"params": [p for p in self.parameters() if id(p) in slow_ones], "lr": args.lr / 2},
+        ]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                betas=(0.9, 0.99), weight_decay=0.01, fused=True,
+            )
+        ]  # fmt: skip
+        if matrices:
+            optimizers.append(Muon(matrices, lr=4 * args.lr))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["whole"] = group["lr"]
+        self.objective, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         self.ema = EMAModel(self.parameters(), decay=ema_decay, foreach=True)
         self.ema.to(self.device)
         self.step, self.pictures, self.before, self.best, self.done = 0, 0, 0.0, math.inf, 0.0
@@ -153,15 +168,18 @@ class Loop:
         due = int(self.done * args.saves) + 1
         self.raw.train()
         while due <= args.saves:
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.rate()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["whole"] * self.rate()
             batch = draw()
             with accelerator.autocast():
                 value = self.objective(*batch).mean()
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
             accelerator.backward(value)
             accelerator.clip_grad_norm_(self.parameters(), 1.0)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.ema.step(self.parameters())
             self.step += 1
             self.pictures += len(batch[0]) * accelerator.num_processes

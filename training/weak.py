@@ -25,7 +25,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     strong = StableDiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
     unet = build_unet(tuple(args.channels), dropout=0.0)
-    loop = Loop(args, Objective(unet, strong.text_encoder.requires_grad_(False)))
+    loop = Loop(args, Objective(unet, strong.text_encoder.requires_grad_(False)), muon=True)
     pairs = Pairs(emoji, strong.vae.to(loop.device), strong.tokenizer, loop)
     loop.run(pairs.draw, pairs.validate, lambda: unet.save_pretrained(args.out / "model"))
 
