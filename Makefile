@@ -67,7 +67,7 @@ browser:
 
 # The table of pipelines and schedulers, from what the tests find.
 support: $(VENV)/ready
-	$(PYTEST) tests/pipelines/test_every_pipeline.py tests/samplers/test_every_scheduler.py \
+	$(PYTEST) tests/pipelines/attach/test_every_pipeline.py tests/samplers/test_every_scheduler.py \
 	  --support docs/support.md
 
 # The table of methods, and what checkers and editors read of the two faces, from the code.
