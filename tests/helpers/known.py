@@ -52,3 +52,8 @@ def guide(
     denoiser = Denoiser(guider, len(positive))
     x = torch.zeros_like(positive)
     return [denoiser(Query(x, step(i)), network).output for i in range(times)]
+
+
+def pictures(batch, seed, *shape):
+    shape = shape or (2, 8, 8)
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,13 +18,9 @@ from diffusers import (
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
+from guiders import guided
 from tokenizers import pre_tokenizers
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -121,3 +118,11 @@ def run(pipe: Any, batch: int = 2, steps: int = 6, seed: int = 0, **options: Any
         prompts, num_inference_steps=steps, latents=latents(batch, seed).to(dtype),
         output_type="latent", **options,
     ).images  # fmt: skip
+
+
+def attached(
+    pipe: Any, guider: Any, run: Callable[..., torch.Tensor] = run, **options: Any
+) -> tuple[torch.Tensor, Any]:
+    """The latents of a guided run, and the attachment."""
+    with guided(pipe, guider, quiet=True) as attachment:
+        return run(pipe, **options), attachment

@@ -10,7 +10,6 @@ from guiders import APG, CFG, Adaptive, Linear
 from guiders.commands import main
 from guiders.commands.compare import method_of, scales_of
 from guiders.evals.comparison.compare import cells_of
-from guiders.evals.report.charts import Line, Point, chart, ticks
 
 METRICS = "fd:emoji-clip,clip:emoji-clip,class:emoji-classifier,saturation,ssim,nfe"
 
@@ -149,25 +148,3 @@ def test_guiders_as_words(tmp_path):
     CFG(Linear(1, 9)).save(tmp_path / "linear.json")
     with pytest.raises(ValueError, match="guidance_scale is 3; allowed where it replaces one"):
         method_of(str(tmp_path / "linear.json")).at(3)
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (1, 16), (0.42, 0.57), (-3, 3), (5, 5), (0, 0), (1e-4, 2e-4)]
-)
-def test_ticks_are_round_and_hold_the_range(low, high):
-    marks = ticks(low, high)
-    assert 2 <= len(marks) <= 8
-    assert marks[0] <= low
-    assert marks[-1] >= high
-    steps = np.diff(marks)
-    assert np.allclose(steps, steps[0])
-
-
-def test_a_chart_places_what_it_is_given():
-    line = Line("a <b>", [Point(1, 2, 1, 3), Point(2, 4, float("nan"), float("nan"))], 0)
-    svg = chart([line], "scale", "FD & more")
-    assert "a &lt;b&gt;" in svg
-    assert "FD &amp; more" in svg
-    assert "nan" not in svg
-    assert svg.count("<circle") == 2
-    assert 'class="band' not in svg  # one interval is no band

@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from features import sample
 from guiders.evals import Moments, Streamed, frechet_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.quick
-
-
-def sample(n, d, seed, shift=0.0, dead=0):
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) / np.sqrt(d) + shift
-    x[:, d - dead :] = 0.25
-    return x
 
 
 def by_square_root(x, y):

@@ -5,20 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from features import sample
 from guiders.evals import Moments, Streamed, frechet_distance
 from guiders.evals.metrics import estimates
-from guiders.evals.metrics.mmd import cmmd, gaussian, kid, polynomial
+from guiders.evals.metrics.mmd import cmmd, kid
 from guiders.evals.metrics.prdc import neighbours
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prdc import compute_prdc
 from torchmetrics.image.fid import _compute_fid
-from torchmetrics.image.kid import maximum_mean_discrepancy, poly_mmd
-
-
-def sample(n, d, seed, shift=0.0):
-    generator = np.random.default_rng(seed)
-    return generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) / np.sqrt(d) + shift
 
 
 def numbers(x):
@@ -75,39 +69,6 @@ def test_streams_of_several_processes_join(sizes, seed):
     torch.testing.assert_close(a.covariance, b.covariance, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("n", "m", "k"), [(150, 200, 3), (90, 60, 5), (40, 40, 1)])
-def test_neighbours_are_those_of_prdc(n, m, k):
-    real, drawn = sample(m, 8, 0), 0.9 * sample(n, 8, 1, shift=0.3)
-    theirs = compute_prdc(real, drawn, nearest_k=k)
-    ours = neighbours(real, drawn, k)
-    for name in ("precision", "recall", "density", "coverage"):
-        assert getattr(ours, name).mean() == pytest.approx(theirs[name], abs=1e-12), name
-        assert 0 < theirs[name] < 2
-
-
-def test_neighbours_by_their_definition_in_several_chunks(monkeypatch):
-    monkeypatch.setattr("guiders.evals.metrics.prdc.CHUNK", 17)
-    real, drawn = sample(70, 6, 2), sample(50, 6, 3, shift=0.4)
-    k = 3
-    own = np.sort(np.linalg.norm(real[:, None] - real, axis=2), axis=1)[:, k]
-    theirs = np.sort(np.linalg.norm(drawn[:, None] - drawn, axis=2), axis=1)[:, k]
-    across = np.linalg.norm(real[:, None] - drawn, axis=2)
-    ours = neighbours(real, drawn, k)
-    np.testing.assert_array_equal(ours.precision, (across <= own[:, None]).any(0))
-    np.testing.assert_array_equal(ours.recall, (across <= theirs).any(1))
-    np.testing.assert_allclose(ours.density, (across < own[:, None]).sum(0) / k)
-    np.testing.assert_array_equal(ours.coverage, across.min(1) < own)
-
-
-def test_the_boundary_is_within_for_precision_and_without_for_density():
-    real = np.array([[0.0], [1.0], [2.0], [10.0]])
-    drawn = np.array([[-1.0], [50.0], [51.0], [52.0]])  # at the radius of 0, which is 1
-    near = neighbours(real, drawn, 1)
-    assert near.precision[0] == 1
-    assert near.density[0] == 0
-    assert near.coverage.sum() == 0
-
-
 def test_a_set_compared_with_itself():
     x = sample(60, 5, 0)
     near = neighbours(x, x)
@@ -116,31 +77,6 @@ def test_a_set_compared_with_itself():
         neighbours(x, x[:3])
     with pytest.raises(ValueError, match=r"shapes \(60, 5\) and \(60, 4\)"):
         neighbours(x, x[:, :4])
-
-
-def test_kid_is_torchmetrics():
-    x, y = (torch.from_numpy(sample(n, 16, n)) for n in (80, 90))
-    theirs = float(poly_mmd(x, y[:80], degree=3, gamma=None, coef=1.0))
-    assert kid(x, y[:80], samples=0).value == pytest.approx(theirs, rel=1e-9)
-    subsets = kid(x, y, subsets=300, subset_size=40, samples=0).value
-    assert subsets == pytest.approx(kid(x, y, samples=0).value, rel=0.3)
-    kernels = [polynomial(a, b) for a, b in ((x, x), (x, y[:80]), (y[:80], y[:80]))]
-    assert kid(x, y[:80], samples=0).value == pytest.approx(
-        float(maximum_mean_discrepancy(*kernels)), rel=1e-9
-    )
-
-
-def test_cmmd_is_its_definition_and_zero_for_the_same_set():
-    x, y = (torch.from_numpy(sample(n, 16, n)) for n in (30, 40))
-    a, b = (z / z.norm(dim=1, keepdim=True) for z in (x, y))
-
-    def mean(p, q):
-        return np.mean([[math.exp(-((u - v) ** 2).sum() / 200) for v in q] for u in p])
-
-    expected = 1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
-    assert cmmd(x, y).value == pytest.approx(expected, rel=1e-6)
-    assert cmmd(x, x).value == pytest.approx(0, abs=1e-9)
-    assert float(gaussian(a[:1], a[:1])) == 1
 
 
 @pytest.mark.parametrize("discrepancy", [kid, cmmd])

@@ -7,10 +7,14 @@ import pytest
 import torch
 from guiders import (
     APG,
+    CADS,
     CFG,
     Adaptive,
+    CFGPlusPlus,
     Cosine,
     Custom,
+    DynamicThreshold,
+    EnergyPreserving,
     Guider,
     Interval,
     Linear,
@@ -19,33 +23,48 @@ from guiders import (
     Scale,
     Stale,
     StepAG,
+    ZeroInit,
 )
 from guiders.guidance import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
 ABSTRACT = ("Guider", "Term", "Gradient", "Sum", "ClassifierGuidance")  # or made of a function
+
+
 positive = st.floats(0, 50)
+
+
 schedules = st.one_of(
     positive,
     st.lists(positive, min_size=1, max_size=4),
     st.builds(Linear, positive, positive),
     st.builds(Cosine, positive, positive),
 )
+
+
 inside = st.one_of(
     schedules,
     st.builds(Interval, schedules, st.floats(0, 1), st.one_of(st.none(), st.floats(1.5, 9))),
 )
+
+
 scales = st.one_of(
     inside,
     st.builds(Adaptive, inside, st.floats(-1, 1), st.sampled_from(["x0", "eps", "output"])),
 )
+
+
 terms = st.one_of(
     st.builds(CFG, scales),
     st.builds(APG, scales, eta=positive, rescale=positive, momentum=st.floats(-0.9, 0.9)),
     st.builds(APG, scales, rescale_rms=positive),
 )
+
+
 sums = st.lists(terms, min_size=2, max_size=3).map(lambda ts: sum(ts[1:], ts[0]))
+
+
 guiders = st.one_of(terms, sums, st.builds(lambda g, phi: g | Rescale(phi), sums, st.floats(0, 1)))
 
 
@@ -195,3 +214,17 @@ def test_guiders_are_summed():
 def test_intervals_within_intervals_may_overlap():
     for scale in (Interval(Interval(5, 0, 2), 1, 3), Interval(Interval(5, keep=0.9), 2, 3)):
         assert CFG(scale).scale == scale
+
+
+def test_bounds_are_checked_by_name():
+    for make, words in (
+        (lambda: StepAG(3, share=2), "share is 2"),
+        (lambda: CFGPlusPlus(7), "lam is 7"),
+        (lambda: ZeroInit(1.5), "steps is 1.5"),
+        (lambda: CADS(low=0.9, high=0.5), "high is 0.5"),
+        (lambda: EnergyPreserving(60, 40), "high is 40"),
+        (lambda: DynamicThreshold(limit=0), "limit is 0"),
+        (lambda: Stale(of=Interval(3)), "of is Interval"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()

@@ -1,41 +1,12 @@
-"""Schedules, intervals, and the latch of Adaptive Guidance."""
+"""Adaptive Guidance: the latch of each image."""
 
 import math
 
-import pytest
 import torch
-from guiders import CFG, Adaptive, Cosine, Custom, Interval, Linear
-from guiders.guidance import Denoiser, Query
+from guiders import CFG, Adaptive, Interval, Stale
+from guiders.guidance import NEGATIVE, Denoiser, Query, Readout
 from guiders.guidance.engine.state import State
 from known import Answers, step
-
-
-def values(scale, total=5):
-    return [CFG(scale).scale.at(step(i, total), State(1))[0] for i in range(total)]
-
-
-def test_schedules():
-    assert values(3) == [3] * 5
-    assert values(Linear(1, 9)) == [1, 3, 5, 7, 9]
-    assert values(Cosine(0, 2)) == pytest.approx([0, 1 - math.sqrt(0.5), 1, 1 + math.sqrt(0.5), 2])
-    assert values(lambda s: 10 * s.progress) == [0, 2.5, 5, 7.5, 10]
-    assert values(Linear(2, 4), total=1) == [2]
-
-
-def test_a_function_may_answer_for_each_image():
-    scale = CFG(lambda s: torch.tensor([1.0, 2.0 + s.index])).scale
-    assert scale.at(step(3), State(2)) == [1, 5]
-    with pytest.raises(ValueError, match="allowed is a number"):
-        CFG(lambda s: "high").scale.at(step(), State(1))
-    with pytest.raises(ValueError, match="-1"):
-        CFG(lambda s: -1.0).scale.at(step(), State(1))
-
-
-def test_interval_is_open_below_and_closed_above():
-    scale = Interval(7, low=0.5, high=2)
-    at = [scale.at(step(sigma=sigma), State(1))[0] for sigma in (0.5, 0.500001, 2, 2.000001)]
-    assert at == [1, 7, 7, 1]
-    assert Interval(7).at(step(sigma=1e9), State(1)) == [7]
 
 
 def agreeing(cosines, threshold, space="x0"):
@@ -74,10 +45,35 @@ def test_adaptive_inside_an_interval():
     assert scale.at(step(sigma=1), State(1)) == [4]
 
 
-def test_a_function_is_stored_by_name_only():
-    with pytest.raises(ValueError, match="importable"):
-        CFG(lambda s: 3).to_dict()
-    stored = CFG(Custom("math:sqrt")).to_dict()
-    assert stored["scale"] == {"type": "Custom", "function": "math:sqrt"}
-    with pytest.raises(ValueError, match="module:function"):
-        Custom("math:nothing")
+def test_a_threshold_for_each_space():
+    assert [Adaptive(3, space=s).threshold for s in ("x0", "eps", "output")] == [
+        0.999, 0.991, 0.991,
+    ]  # fmt: skip
+    assert Stale().threshold == 0.999
+
+
+def test_an_agreement_is_kept_though_the_cosine_falls_again():
+    cosines, denoiser, asked = [0.5, 0.999, 0.2, 0.3], Denoiser(CFG(Adaptive(3, 0.99)), 1), []
+    for i, value in enumerate(cosines):
+        u = torch.tensor([[value, math.sqrt(1 - value**2)]])
+        network = Answers(torch.tensor([[1.0, 0.0]]), u)
+        denoiser(Query(u, step(i, 4)), network)
+        asked.append(network.asked[NEGATIVE])
+    assert asked == [1, 1, 0, 0]  # a test at each step would give 1, 1, 1, 1
+
+
+def test_on_latent_models_eps_agrees_from_the_first_step_on():
+    """Two eps that differ by one per cent pass 0.991, while the clean images are far apart."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 500, generator=generator)
+    at = step(0, sigma=14.6)
+    readout = Readout(1 / at.level.alpha, -at.level.sigma / at.level.alpha)
+    eps = torch.randn(1, 500, generator=generator)
+    other = eps + 0.02 * torch.randn(1, 500, generator=generator)
+    stopped = {}
+    for space in ("eps", "x0"):
+        denoiser = Denoiser(CFG(Adaptive(5, 0.991, space)), 1)
+        x_ = at.level.alpha * torch.zeros_like(x) + at.level.sigma * eps
+        denoiser(Query(x_, at), Answers(eps, other, readout))
+        stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0))
+    assert stopped == {"eps": True, "x0": False}

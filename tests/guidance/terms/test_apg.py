@@ -1,11 +1,11 @@
-"""What is easily got wrong: each naive form is written out, gives its own number, not ours."""
-
-import math
+"""APG, and what is easily got wrong in it: each naive form gives its own number, not ours."""
 
 import pytest
 import torch
-from guiders import APG, CFG, Adaptive, Interval
-from guiders.guidance import NEGATIVE, Denoiser, Query, Readout
+from guiders import APG, CFG
+from guiders.guidance import Denoiser, Query, Readout
+from hypothesis import given
+from hypothesis import strategies as st
 from known import Answers, guide, step
 
 C, U = torch.tensor([[1.0, 2, 2]]), torch.tensor([[0.5, 1, -1]])
@@ -62,63 +62,31 @@ def test_the_space_of_the_projection_matters():
     assert (naive - ours).norm() > 0.1
 
 
-@pytest.mark.parametrize(("bounds", "expected"), [((0.28, 2.90), 16), ((0.2831, 2.902), 15)])
-def test_published_bounds_of_intervals_are_rounded(bounds, expected):
-    """EDM2's grid: taken literally, (0.28, 2.90] begins at step 16 of 32, meant is 15."""
-    n, rho, low, high = 32, 7, 0.002, 80.0
-    sigma = [
-        (high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-        for i in range(n)
-    ]
-    denoiser = Denoiser(CFG(Interval(2.1, *bounds)), 1)
-    guided = [i for i in range(n) if NEGATIVE in denoiser.plan(step(i, n, sigma=sigma[i]))]
-    assert guided[0] == expected
-    assert guided[-1] == (22 if bounds[0] == 0.28 else 21)
+def test_apg_in_the_plane():
+    c, u = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, -1.0]])
+    assert guide(CFG(3), c, u)[0].tolist() == [[4.0, 2.0]]
+    assert guide(APG(3, rescale=0, momentum=0), c, u)[0].tolist() == [[2.0, 2.0]]
 
 
-def test_an_agreement_is_kept_though_the_cosine_falls_again():
-    cosines, denoiser, asked = [0.5, 0.999, 0.2, 0.3], Denoiser(CFG(Adaptive(3, 0.99)), 1), []
-    for i, value in enumerate(cosines):
-        u = torch.tensor([[value, math.sqrt(1 - value**2)]])
-        network = Answers(torch.tensor([[1.0, 0.0]]), u)
-        denoiser(Query(u, step(i, 4)), network)
-        asked.append(network.asked[NEGATIVE])
-    assert asked == [1, 1, 0, 0]  # a test at each step would give 1, 1, 1, 1
+def test_reverse_momentum_of_a_constant_gap_tends_to_two_thirds():
+    c, u = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    sizes = [x[0, 0].item() - 1 for x in guide(APG(2, eta=1, rescale=0, momentum=-0.5), c, u, 8)]
+    assert sizes[:4] == [1, 0.5, 0.75, 0.625]
+    assert sizes[-1] == pytest.approx(2 / 3, abs=0.01)
 
 
-def test_on_latent_models_eps_agrees_from_the_first_step_on():
-    """Two eps that differ by one per cent pass 0.991, while the clean images are far apart."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 500, generator=generator)
-    at = step(0, sigma=14.6)
-    readout = Readout(1 / at.level.alpha, -at.level.sigma / at.level.alpha)
-    eps = torch.randn(1, 500, generator=generator)
-    other = eps + 0.02 * torch.randn(1, 500, generator=generator)
-    stopped = {}
-    for space in ("eps", "x0"):
-        denoiser = Denoiser(CFG(Adaptive(5, 0.991, space)), 1)
-        x_ = at.level.alpha * torch.zeros_like(x) + at.level.sigma * eps
-        denoiser(Query(x_, at), Answers(eps, other, readout))
-        stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0))
-    assert stopped == {"eps": True, "x0": False}
+def test_the_default_radius_is_the_papers_for_sdxl():
+    assert APG().radius(4 * 128 * 128) == pytest.approx(15)
+    assert APG(rescale=15).radius(7) == 15
+    assert APG(rescale_rms=0.5).radius(16) == 2
 
 
-def test_several_weak_models_add_up():
-    """D_m + sum_i (w_i - 1) (D_m - D_i), the appendix of autoguidance."""
-    from guiders import WeakModel
-    from guiders.guidance import Prediction
-
-    weak = [torch.nn.Identity(), torch.nn.Identity()]
-    outputs = {weak[0]: U, weak[1]: torch.tensor([[0.1, 0.2, 0.3]])}
-
-    def network(q, requests):
-        return {
-            b: Prediction(q.x, C if b.model is None else outputs[b.model], Readout(0.0, 1.0))
-            for b in requests
-        }
-
-    guider = CFG(2.5, reference=WeakModel(weak[0])) + CFG(1.3, reference=WeakModel(weak[1]))
-    result = Denoiser(guider, 1)(Query(C, step()), network)
-    expected = C + 1.5 * (C - outputs[weak[0]]) + 0.3 * (C - outputs[weak[1]])
-    torch.testing.assert_close(result.output, expected)
-    assert result.record.evaluations == [3]
+@given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 20))
+def test_one_number_has_no_orthogonal_part(c, u, scale):
+    positive, negative = (
+        torch.tensor([[c]], dtype=torch.float64),
+        torch.tensor([[u]], dtype=torch.float64),
+    )
+    if abs(c) > 1e-3:
+        got = guide(APG(scale, eta=0, rescale=0, momentum=0), positive, negative)[0]
+        torch.testing.assert_close(got, positive)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 
 import pytest
 import tiny
@@ -20,12 +19,10 @@ from guiders import (
     TCFG,
     Adaptive,
     CFGZeroStar,
-    Guider,
     Interval,
     Linear,
     MagnitudeAware,
     Rescale,
-    WeakModel,
     guided,
 )
 from guiders.guidance import NEGATIVE, POSITIVE, Denoiser, Prediction, Query
@@ -33,18 +30,16 @@ from guiders.pipelines.patch.class_swap import restore, swap
 from guiders.samplers import read_level
 from known import step
 from products import product
+from tiny import attached
 
 KINDS = ("epsilon", "v_prediction")
 EVALUATIONS = {"heun": 11, "pndm": 7}  # network calls in six steps, where not six
 QUICK = (("ddim", "epsilon"), ("heun", "v_prediction"))  # one evaluation a step, and two
+
+
 every_case = pytest.mark.parametrize(
     ("name", "kind"), product(tiny.SCHEDULERS, KINDS, quick=lambda *case: case in QUICK)
 )
-
-
-def attached(pipe, guider, **options):
-    with guided(pipe, guider, quiet=True) as run:
-        return tiny.run(pipe, **options), run
 
 
 @every_case
@@ -138,6 +133,8 @@ GUIDERS = [
     CFGZeroStar(4) + TCFG(3),
     MagnitudeAware(7.5, alpha=2),
 ]
+
+
 every_guider = pytest.mark.parametrize(
     ("name", "kind", "guider"),
     product(tiny.SCHEDULERS, KINDS, GUIDERS, quick=lambda name, *_: name == "ddim"),
@@ -248,236 +245,11 @@ def test_sdxl():
     assert torch.isfinite(skipping).all()
 
 
-def test_a_callback_may_stop_a_run_and_the_next_begins_afresh():
-    pipe = tiny.sd("ddim")
-
-    def stop(pipe, i, t, values):
-        pipe._interrupt = i == 2
-        return values
-
-    with guided(pipe, APG(7.5), quiet=True) as run:
-        tiny.run(pipe, callback_on_step_end=stop)
-        full = tiny.run(pipe)
-    assert [len(call.records) for call in run.calls] == [3, 6]
-    assert torch.equal(full, attached(pipe, APG(7.5))[0])
-
-
-def test_the_pipeline_is_restored():
-    pipe = tiny.sd("ddim")
-    unet, kinds = pipe.unet, (type(pipe.unet), type(pipe.scheduler))
-    before = tiny.run(pipe, guidance_scale=7.5)
-    state = {k: v for k, v in vars(pipe.unet).items() if not k.startswith("_forward")}
-    with pytest.raises(ZeroDivisionError), guided(pipe, CFG(3), quiet=True):
-        tiny.run(pipe)
-        assert isinstance(pipe.unet, kinds[0])
-        raise ZeroDivisionError
-    with pytest.raises(RuntimeError, match="inside"), guided(pipe, lambda_guider(), quiet=True):
-        tiny.run(pipe)
-    assert pipe.unet is unet
-    assert (type(pipe.unet), type(pipe.scheduler)) == kinds
-    assert state.keys() == {k for k in vars(pipe.unet) if not k.startswith("_forward")}
-    assert torch.equal(tiny.run(pipe, guidance_scale=7.5), before)
-
-
-def lambda_guider():
-    def fail(step):
-        raise RuntimeError("inside")
-
-    return CFG(fail)
-
-
-def test_the_plan_line(capsys):
-    pipe = tiny.sd("heun")
-    with guided(pipe, APG(10, rescale=15)):
-        tiny.run(pipe)
-        tiny.run(pipe)
-    assert capsys.readouterr().err.strip().splitlines() == [
-        "APG scale 10, eta 0, rescale 15, momentum -0.5; 6 steps; at most 22 evaluations per image"
-    ]
-
-
-def test_a_guidance_scale_of_one_is_an_error_only_where_it_matters():
-    pipe = tiny.sd("ddim")
-    with (
-        guided(pipe, CFG(5), quiet=True),
-        pytest.raises(ValueError, match=r"guidance_scale is 1.*above 1"),
-    ):
-        tiny.run(pipe, guidance_scale=1)
-    with guided(pipe, CFG(1), quiet=True) as run:
-        tiny.run(pipe, guidance_scale=1)
-    assert run.nfe == 6
-
-
-def test_the_pipelines_own_rescale_is_refused_loudly():
-    pipe = tiny.sd("ddim")
-    with guided(pipe, CFG(5), quiet=True), pytest.warns(UserWarning, match="guidance_rescale=0.7"):
-        ours = tiny.run(pipe, guidance_rescale=0.7)
-    assert torch.equal(ours, attached(pipe, CFG(5))[0])
-
-
 def test_rescale_is_the_pipelines_own():
     pipe = tiny.sd("ddim", "v_prediction")
     own = tiny.run(pipe, guidance_scale=7.5, guidance_rescale=0.7)
     ours, _ = attached(pipe, CFG(7.5) | Rescale(0.7))
     assert error(ours, own) < 1e-5
-
-
-def test_attaching_twice_is_an_error():
-    pipe = tiny.sd("ddim")
-    with guided(pipe, CFG(5)), pytest.raises(RuntimeError, match="attached"), guided(pipe, APG(5)):
-        pass
-    with guided(pipe, CFG(5)):  # and it left no trace
-        pass
-
-
-def test_what_is_not_supported_is_said():
-    pipe = tiny.sd("ddim")
-
-    class Other:
-        scheduler = pipe.scheduler
-
-    with (
-        pytest.raises(ValueError, match="Other; allowed is a Diffusers pipeline"),
-        guided(Other(), CFG(5)),
-    ):
-        pass
-    for wrong in (3, "cfg", [], [CFG(3), 4], CFG):
-        with pytest.raises(ValueError, match="allowed is a Guider"), guided(pipe, wrong):
-            pass
-    with (
-        guided(pipe, [CFG(3)] * 3, quiet=True),
-        pytest.raises(ValueError, match="3 for a batch of 2"),
-    ):
-        tiny.run(pipe)
-    with guided(pipe, CFG(3), quiet=True) as run:
-        with pytest.raises(RuntimeError, match="not been called"):
-            _ = run.nfe
-        pipe.scheduler = tiny.scheduler("euler")
-        with pytest.raises(
-            RuntimeError, match="DDIMScheduler of StableDiffusionPipeline was replaced"
-        ):
-            tiny.run(pipe)
-
-
-def test_a_subclass_of_a_supported_pipeline_is_supported():
-    pipe = tiny.sd("ddim")
-    pipe.__class__ = type("Mine", (type(pipe),), {})
-    assert attached(pipe, CFG(5))[1].nfe == 12
-
-
-def test_distilled_guidance_is_told_apart():
-    pipe = tiny.sd("ddim")
-    pipe.unet.register_to_config(time_cond_proj_dim=8)
-    pipe.unet.time_embedding.cond_proj = torch.nn.Linear(8, 8, bias=False)
-    with guided(pipe, CFG(5), quiet=True), pytest.raises(ValueError, match="distilled"):
-        tiny.run(pipe, guidance_scale=5)
-
-
-@pytest.mark.parametrize("guidance_scale", [1, 7.5])
-def test_a_weak_model_guides_with_the_same_prompt_and_needs_no_negative_branch(guidance_scale):
-    pipe, weak = tiny.sd("ddim", "v_prediction"), tiny.sd("ddim").unet
-    for parameter in weak.parameters():
-        parameter.data.mul_(0.9)
-    rows = {"main": 0, "weak": 0}
-    for name, module in (("main", pipe.unet), ("weak", weak)):
-
-        def count(module, args, name=name):
-            rows[name] += len(args[0])
-
-        module.register_forward_pre_hook(count)
-    guider = CFG(Interval(2.5, low=0.5, high=6), reference=WeakModel(weak))
-    ours, run = attached(pipe, guider, guidance_scale=guidance_scale)
-    inside = sum(record.scales == [(2.5,)] * 2 for record in run.records)
-    assert 0 < inside < 6
-    assert rows == {"main": 12, "weak": 2 * inside}
-    assert run.nfe == 6 + inside
-
-    def both(original, network, x, t, **kwargs):
-        sigma = read_level(pipe.scheduler, t).level.edm
-        (strong,), (less,) = original(network, x, t, **kwargs), weak(x, t, **kwargs)
-        return (strong + 1.5 * (strong - less) * (0.5 < sigma <= 6),)
-
-    swap(pipe.unet, {"__call__": both})
-    by_hand = tiny.run(pipe, guidance_scale=1)
-    restore(pipe.unet)
-    assert error(ours, by_hand) < 1e-5
-
-
-def test_a_weak_model_of_another_parameterisation():
-    """The same network, once as v and once rewritten as epsilon, is no guidance at all."""
-    pipe = tiny.sd("ddim", "v_prediction")
-
-    class AsEpsilon(torch.nn.Module):
-        def forward(self, x, t, **kwargs):
-            level = read_level(pipe.scheduler, t).level
-            (v,) = type(unet).forward(unet, x, t, **kwargs)
-            return (level.alpha * v + level.sigma * x,)
-
-    unet = pipe.unet
-    same = CFG(5, reference=WeakModel(AsEpsilon(), "epsilon"))
-    other = CFG(5, reference=WeakModel(AsEpsilon()))
-    plain = tiny.run(pipe, guidance_scale=1)
-    assert error(attached(pipe, same)[0], plain) < 1e-4
-    assert error(attached(pipe, other)[0], plain) > 0.1
-
-
-def test_a_weak_model_is_a_network_or_the_name_of_one():
-    with pytest.raises(ValueError, match="model is 7"):
-        WeakModel(7)
-    named = CFG(2, reference=WeakModel("emoji-weak"))
-    assert Guider.from_dict(named.to_dict()) == named
-    pipe = tiny.sd()
-    with (
-        guided(pipe, CFG(2, reference=WeakModel("nowhere")), quiet=True),
-        pytest.raises(ValueError, match=r"model is 'nowhere'; allowed is emoji-weak, a folder"),
-    ):
-        tiny.run(pipe)
-    with pytest.raises(ValueError, match="not stored as JSON"):
-        CFG(2, reference=WeakModel(torch.nn.Linear(1, 1))).to_dict()
-
-
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_a_weak_model_of_another_type_of_numbers(kind, dtype):
-    """It is asked in its own, and stays as it is."""
-    pipe, weak = getattr(tiny, kind)(), getattr(tiny, kind)().unet
-    for parameter in weak.parameters():
-        parameter.data.mul_(0.9)
-    same, _ = attached(pipe, CFG(3, reference=WeakModel(weak)))
-    weak.to(dtype)
-    ours, _ = attached(pipe, CFG(3, reference=WeakModel(weak)))
-    assert weak.dtype == dtype
-    assert ours.dtype == same.dtype
-    assert error(ours, same) < (1e-4 if dtype == torch.float64 else 0.05)
-    back, _ = attached(pipe.to(dtype), CFG(3, reference=WeakModel(weak.float())))
-    assert back.dtype == dtype
-    assert error(back, same) < (1e-4 if dtype == torch.float64 else 0.3)
-
-
-def test_a_weak_model_that_does_not_fit():
-    pipe = tiny.sd("ddim")
-    wide = tiny.sdxl().unet  # another width of the prompt, and further arguments
-
-    class Other(torch.nn.Module):
-        def __init__(self, shape):
-            super().__init__()
-            self.shape = shape
-
-        def forward(self, x, t, **kwargs):
-            return (x.new_zeros(self.shape),)
-
-    for weak, words in (
-        (wide, r"UNet2DConditionModel on cpu that cannot be called as the pipeline's UNet2D"),
-        (torch.nn.Linear(8, 8), r"Linear on cpu .*unexpected keyword argument"),
-        (Other((2, 3, 8, 8)), r"Other answers with the shape \(2, 3, 8, 8\); allowed is .*4, 8, 8"),
-        (Other((2, 4, 4, 4)), r"Other answers with the shape \(2, 4, 4, 4\)"),
-        (tiny.sd("ddim").unet.to("meta"), "on meta that cannot be called"),
-        (pipe.unet, "is the UNet2DConditionModel of a pipeline that is guided"),
-    ):
-        guider = CFG(3, reference=WeakModel(weak))
-        with guided(pipe, guider, quiet=True), pytest.raises(ValueError, match=words) as caught:
-            tiny.run(pipe)
-        assert "\n" not in str(caught.value)
 
 
 STOCHASTIC = {
@@ -522,62 +294,6 @@ def test_a_run_that_ends_early_is_planned_as_such():
     assert run.records[-1].scales[0] == (9,)
 
 
-def test_another_pipeline_with_the_same_parts_is_not_guided_by_accident():
-    pipe = tiny.sd("ddim")
-    other = type(pipe)(**pipe.components, requires_safety_checker=False)
-    other.set_progress_bar_config(disable=True)
-    with guided(pipe, CFG(5), quiet=True) as run:
-        with pytest.raises(RuntimeError, match="called from elsewhere"):
-            tiny.run(other)
-        with pytest.raises(RuntimeError, match="shares its parts"), guided(other, CFG(3)):
-            pass
-        tiny.run(pipe)
-    assert len(run.calls) == 1
-    tiny.run(other)
-
-
-def test_parts_that_are_replaced_meanwhile_are_an_error():
-    pipe = tiny.sd("ddim")
-    with guided(pipe, CFG(5), quiet=True):
-        pipe.unet = tiny.sd("ddim").unet
-        with pytest.raises(RuntimeError, match="was replaced inside"):
-            tiny.run(pipe)
-
-
-def test_a_negative_branch_switched_off_in_mid_run_is_an_error():
-    pipe = tiny.sd("ddim")
-
-    def cut(pipe, i, t, values):
-        pipe._guidance_scale = 0.0
-        return {"prompt_embeds": values["prompt_embeds"].chunk(2)[1]}
-
-    with guided(pipe, CFG(5), quiet=True), pytest.raises(RuntimeError, match="mid-run"):
-        tiny.run(
-            pipe, callback_on_step_end=cut, callback_on_step_end_tensor_inputs=["prompt_embeds"]
-        )
-
-
-def test_copies_made_meanwhile_are_plain():
-    pipe = tiny.sd("ddim")
-    with guided(pipe, CFG(5), quiet=True):
-        twin = copy.deepcopy(pipe)
-        stored = pickle.loads(pickle.dumps(pipe.unet))
-        fresh = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    plain = (type(pipe.unet), type(pipe.scheduler))
-    assert (type(twin.unet), type(twin.scheduler)) == plain
-    assert (type(stored), type(fresh)) == plain
-    assert error(attached(twin, CFG(5))[0], attached(pipe, CFG(5))[0]) < 1e-6
-
-
-def test_a_call_that_fails_is_not_mistaken_for_the_one_before():
-    pipe = tiny.sd("ddim")
-    with guided(pipe, CFG(5), quiet=True) as run:
-        tiny.run(pipe)
-        with pytest.raises(ValueError, match="above 1"):
-            tiny.run(pipe, guidance_scale=1)
-        assert run.nfe == 0
-
-
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_compiled_denoiser(whole):
     pipe = tiny.sd("ddim")
@@ -589,14 +305,3 @@ def test_a_compiled_denoiser(whole):
     compiled, run = attached(pipe, CFG(Interval(5, low=0.5)))
     assert error(compiled, plain) < 1e-6
     assert run.nfe < 12
-
-
-def test_a_run_prints_as_a_table():
-    pipe = tiny.sd("ddim")
-    with guided(pipe, CFG(Interval(5, low=0.5)), quiet=True) as run:
-        assert "not called yet" in str(run)
-        tiny.run(pipe)
-    lines = str(run).splitlines()
-    assert len(lines) == 2 + 6
-    assert lines[2].split()[0] == "0"
-    assert "2 for 2" in lines[-1]
