@@ -28,11 +28,12 @@ from .guidance.terms.apg import APG as APG
 from .guidance.terms.cfg import CFG as CFG
 from .guidance.terms.cfg_plus_plus_2m import CFGPlusPlus2M as CFGPlusPlus2M
 from .guidance.terms.cfg_zero import CFGZeroStar as CFGZeroStar
+from .guidance.terms.classifier_guidance import ClassifierGuidance as ClassifierGuidance
 from .guidance.terms.fdg import FDG as FDG
-from .guidance.terms.gradients import ClassifierGuidance as ClassifierGuidance
-from .guidance.terms.gradients import RewardGuidance as RewardGuidance
 from .guidance.terms.mambo_g import MagnitudeAware as MagnitudeAware
+from .guidance.terms.mpgd import MPGD as MPGD
 from .guidance.terms.tcfg import TCFG as TCFG
+from .guidance.terms.universal_guidance import UniversalGuidance as UniversalGuidance
 from .guidance.references.adapter_off import AdapterOff as AdapterOff
 from .guidance.references.autoguidance import WeakModel as WeakModel
 from .guidance.references.gfcg import Confusion as Confusion

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from guiders import CFG, guidance
 from guiders.guidance import (
+    CFG,
+    Coefficients,
+    Condition,
+    Config,
     Context,
     Denoiser,
     Gate,
+    Guider,
     Level,
-    Perturbation,
-    Post,
     Prediction,
-    Prepare,
     Query,
     Readout,
     Reference,
     Scale,
     Step,
     Term,
+    intents,
 )
+from guiders.guidance.engine.config import fields_of
 from guiders.pipelines.language.parse import (
     arguments_of,
     gate_names,
@@ -49,27 +53,58 @@ class World(Context):
     prompts = ("a",)
 
     def condition(self, prompt):
-        return guidance.Condition(str(prompt))
+        return Condition(str(prompt))
 
 
-def examples() -> dict[type, object]:
-    """Of the classes that need something to be made, one that is."""
-    from guiders import ClassifierGuidance, Confusion, Linear, LinearAG, RewardGuidance, WeakModel
-
+def given(scale: float) -> dict[str, object]:
+    """What only the user of a method has, by the name of the setting that asks for it."""
     sigma = tuple(level.edm for level in LEVELS[:STEPS])
     policy = ("true", "estimate", "none", "none")
-    fit = guidance.Coefficients(torch.zeros(STEPS, 3), sigma, policy, 3.0)
     return {
-        ClassifierGuidance: ClassifierGuidance(1.0, lambda x, step, prompts: score(x, prompts)),
-        RewardGuidance: RewardGuidance(1.0, score, "latents"),
-        WeakModel: WeakModel(torch.nn.Identity()),
-        LinearAG: LinearAG(fit),
-        Confusion: Confusion(("a", "b"), lambda x0: x0.flatten(1)[:, :2], "latents"),
-        Linear: Linear(2, 9),
+        "classifier": lambda x0: x0.flatten(1)[:, :2],
+        "coefficients": Coefficients(torch.zeros(STEPS, 3), sigma, policy, scale),
+        "log_prob": lambda x, step, prompts: score(x, prompts),
+        "model": torch.nn.Identity(),
+        "prompts": (*World.prompts, "another"),
+        "reward": score,
+        "space": "latents",
     }
 
 
-def trial(guider: guidance.Guider) -> tuple[float, list[str]]:
+def example(kind: type[Config], scale: float = 3.0, /, **settings: object) -> Any:
+    """A method as it is by default; what it cannot be without is ``given`` to it.
+
+    Args:
+        kind: the method's class.
+        scale: the guidance scale at which it is to be used.
+        settings: of the method, which need not be given.
+    """
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError):
+        known, names = given(scale), [field.name for field in fields_of(kind)]
+        return kind(**{name: known[name] for name in names if name in known} | settings)
+
+
+def guider_of(kind: type[Config], scale: float | None = None) -> Guider:
+    """A guider in which the method is at work.
+
+    Args:
+        kind: the method's class.
+        scale: the guidance scale, if it is not the method that decides it; by default a term's own,
+            and else 3.
+    """
+    plain = 3.0 if scale is None else scale
+    if issubclass(kind, Term):
+        return example(kind, plain, **({} if scale is None else {"scale": scale}))
+    if issubclass(kind, Reference):
+        return CFG(plain, reference=example(kind, plain))
+    if issubclass(kind, Gate):
+        return CFG(example(kind, scale=plain))
+    return CFG(example(kind)) if issubclass(kind, Scale) else CFG(plain) | example(kind)
+
+
+def trial(guider: Guider) -> tuple[str, list[str]]:
     """Evaluations of an image and a step, and what is remembered, in a run of flow matching."""
     denoiser = Denoiser(guider, 1, World())
     generator = torch.Generator().manual_seed(0)
@@ -89,34 +124,19 @@ def trial(guider: guidance.Guider) -> tuple[float, list[str]]:
         step = Step(index, STEPS, 0, LEVELS[index], LEVELS[index + 1])
         x = torch.randn(1, 3, 8, 8, generator=generator)
         spent += denoiser(Query(x, step), network).record.evaluations[0]
-    for slot in denoiser._slots:
-        slot.state.begin(Step(STEPS, STEPS + 1, 0, LEVELS[-1]))
-    kept = sorted({name for slot in denoiser._slots for name in slot.state._kept})
-    return spent / STEPS, kept
+    return f"{spent / STEPS:g}", sorted(denoiser.memory())
 
 
-def guider_of(kind: type, made: object) -> guidance.Guider:
-    """A guider in which the method is at work."""
-    if issubclass(kind, Term):
-        return made
-    if issubclass(kind, Reference):
-        return CFG(3, reference=made)
-    if issubclass(kind, Gate):
-        return CFG(kind(3.0))
-    if kind is guidance.Match:  # of CFG that is its scale
-        return made.guider
-    return CFG(made) if issubclass(kind, Scale) else CFG(3) | made
-
-
-def row(name: str, kind: type, made: object) -> str:
-    doc = kind.__doc__ or ""
-    source = re.findall(r"arXiv:\d+\.\d+", doc)
-    spent, kept = trial(guider_of(kind, made))
+def row(kind: type[Config]) -> str:
+    """The method's line of the table."""
+    source = re.findall(r"arXiv:\d+\.\d+", kind.__doc__ or "")
+    guider = guider_of(kind)
+    cost, kept = ("-", []) if intents(guider) else trial(guider)
     cells = [
         f"`{kind.__name__}`",
         f"`{kind.formula}`".replace("|", "\\|"),
         kind.works_on or "-",
-        f"{spent:g}",
+        cost,
         ", ".join(kept) or "-",
         ", ".join(f"`{a}`" for a in arguments_of(kind)) or "-",
         source[0] if source else "-",
@@ -125,11 +145,11 @@ def row(name: str, kind: type, made: object) -> str:
 
 
 PARTS = (
-    ("How: terms", term_names, Term),
-    ("Where: references, as in `CFG(3, reference=...)`", reference_names, Reference),
-    ("When: scales, as in `CFG(Linear(1, 9))`", schedule_names, Scale),
-    ("When: gates, as in `CFG(Adaptive(7.5))`", gate_names, Gate),
-    ("Before and after, as in `CFG(3) | Rescale(0.7)`", post_names, (Post, Prepare)),
+    ("How: terms", term_names),
+    ("Where: references, as in `CFG(3, reference=...)`", reference_names),
+    ("When: scales, as in `CFG(Linear(1, 9))`", schedule_names),
+    ("When: gates, as in `CFG(Adaptive(7.5))`", gate_names),
+    ("Before and after, as in `CFG(3) | Rescale(0.7)`", post_names),
 )
 ABOUT = f"""# Methods
 
@@ -151,18 +171,10 @@ def page() -> str:
         + "|---" * 7
         + "|"
     )
-    made, lines = examples(), [ABOUT]
-    for title, names, _ in PARTS:
-        lines += [f"## {title}", "", head]
-        for name, kind in names().items():
-            if not kind.__module__.startswith("guiders.guidance"):
-                continue  # somebody's own
-            if issubclass(kind, Perturbation) or kind in made:
-                instance = made.get(kind) or kind()
-            else:
-                instance = kind()
-            lines.append(row(name, kind, instance))
-        lines.append("")
+    lines = [ABOUT]
+    for title, names in PARTS:
+        own = [kind for kind in names().values() if kind.__module__.startswith("guiders.guidance")]
+        lines += [f"## {title}", "", head, *map(row, own), ""]
     return "\n".join(lines)
 
 

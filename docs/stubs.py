@@ -9,7 +9,7 @@ import ast
 from pathlib import Path
 
 import guiders
-from guiders.guidance import METHODS
+from guiders import guidance
 
 ROOT = Path(__file__).parent.parent
 FACES = {"guidance": ROOT / "guidance" / "__init__.py", "api": ROOT / "api" / "__init__.py"}
@@ -19,7 +19,7 @@ HEAD = '"""Written by `make methods`: what is public, for checkers and editors."
 def methods(inside: str) -> list[str]:
     """The imports of all methods, as seen from ``inside`` the package."""
     lines = []
-    for name, kind in METHODS.items():
+    for name, kind in guidance.METHODS.items():
         place = kind.__module__.removeprefix("guiders.").removeprefix(inside)
         lines.append(f"from .{place} import {name} as {name}")
     return lines

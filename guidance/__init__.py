@@ -6,6 +6,7 @@ list to add it to. ``make methods`` writes what checkers and editors read, ``__i
 """
 
 from importlib import import_module as _import
+from inspect import isabstract as _is_abstract
 from pkgutil import iter_modules as _modules
 
 from .calibration.profile import Profile
@@ -25,19 +26,20 @@ from .references.linear_ag import Coefficients
 ROOMS = ("terms", "references", "scales", "transforms")
 
 
-def _methods() -> dict[str, type[Config]]:
-    """The public classes that the files of ``ROOMS`` define, by name."""
+def find_methods() -> dict[str, type[Config]]:
+    """The public classes that the files of ``ROOMS`` define, by name; bases of several are none."""
     found: dict[str, type[Config]] = {}
     for room in ROOMS:
         for file in _modules(_import(f".{room}", __name__).__path__):
             module = _import(f".{room}.{file.name}", __name__)
             for name, item in vars(module).items():
                 method = isinstance(item, type) and issubclass(item, Config)
-                if method and item.__module__ == module.__name__ and not name.startswith("_"):
+                hidden = name.startswith("_") or _is_abstract(item)
+                if method and item.__module__ == module.__name__ and not hidden:
                     found[name] = item
     return found
 
 
-METHODS = _methods()
+METHODS = find_methods()
 globals().update(METHODS)
 __all__ = [name for name in globals() if not name.startswith("_") and name not in ROOMS]

@@ -42,11 +42,12 @@ from .terms.apg import APG as APG
 from .terms.cfg import CFG as CFG
 from .terms.cfg_plus_plus_2m import CFGPlusPlus2M as CFGPlusPlus2M
 from .terms.cfg_zero import CFGZeroStar as CFGZeroStar
+from .terms.classifier_guidance import ClassifierGuidance as ClassifierGuidance
 from .terms.fdg import FDG as FDG
-from .terms.gradients import ClassifierGuidance as ClassifierGuidance
-from .terms.gradients import RewardGuidance as RewardGuidance
 from .terms.mambo_g import MagnitudeAware as MagnitudeAware
+from .terms.mpgd import MPGD as MPGD
 from .terms.tcfg import TCFG as TCFG
+from .terms.universal_guidance import UniversalGuidance as UniversalGuidance
 from .references.adapter_off import AdapterOff as AdapterOff
 from .references.autoguidance import WeakModel as WeakModel
 from .references.gfcg import Confusion as Confusion

@@ -151,6 +151,10 @@ class Denoiser:
     def _slots(self) -> list[_Slot]:
         return [slot for group in self._groups for slot in group.slots]
 
+    def memory(self) -> dict[str, Tensor]:
+        """What the methods keep from step to step, by name: tensors with a row for each image."""
+        return {name: kept for slot in self._slots for name, kept in slot.state.all().items()}
+
     def plan(self, step: Step, x: Tensor | None = None) -> dict[Branch, list[int]]:
         """The images for which each branch will be asked at this step, before any network call.
 

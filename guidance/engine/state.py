@@ -46,6 +46,10 @@ class State:
             self._kept = {**self._kept, **self._written}
             self._written = {}
 
+    def all(self) -> dict[str, Tensor]:
+        """All that is kept, as it will count at the next step."""
+        return self._kept | self._written
+
     def view(self, rows: Sequence[int]) -> Rows:
         return Rows(self, rows)
 

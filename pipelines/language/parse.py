@@ -41,7 +41,8 @@ SETTINGS = {
 def _subclasses(base: type[Config]) -> dict[str, type[Config]]:
     found: dict[str, type[Config]] = {}
     for kind in Config.registry.values():
-        if issubclass(kind, base) and dataclasses.is_dataclass(kind):
+        made = dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)
+        if made and issubclass(kind, base):
             found[kind.__name__.lower()] = kind
     return dict(sorted(found.items()))
 

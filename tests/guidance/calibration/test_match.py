@@ -15,8 +15,8 @@ from guiders import (
     Interval,
     Match,
     Rescale,
-    RewardGuidance,
     StepAG,
+    UniversalGuidance,
     WeakModel,
     resolve,
 )
@@ -98,14 +98,14 @@ def test_between_two_scales_lies_between():
 
 def test_what_cannot_be_matched_is_refused():
     known = profile(track(*predictions()))
-    reward = RewardGuidance(Interval(1, keep=0.5), "jpeg")
+    reward = UniversalGuidance(Interval(1, keep=0.5), "jpeg")
     for guider, words in (
         (APG(Match(CFG(4) | Rescale())), "Match: guider"),
         (APG(Match(CFG(Adaptive(4)))), "Match: guider"),
         (CFG(Match(4), reference=WeakModel("emoji-weak")), "emoji-weak.*guiders profile"),
         (APG(Match(40)), "effective scale is 40"),
         (TCFG(Match(4)), "Match: method is 'TCFG'"),
-        (reward, "RewardGuidance"),
+        (reward, "UniversalGuidance"),
     ):
         with pytest.raises(ValueError, match=words):
             resolve(guider, known)

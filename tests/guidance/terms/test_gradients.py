@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from guiders import APG, CFG, Adaptive, ClassifierGuidance, Guider, Interval, RewardGuidance
+from guiders import (
+    APG,
+    CFG,
+    MPGD,
+    Adaptive,
+    ClassifierGuidance,
+    Guider,
+    Interval,
+    UniversalGuidance,
+)
 from guiders.guidance import Denoiser, Level, Prediction, Query, Readout, Step
 from known import Answers, step
 
@@ -31,8 +40,8 @@ def quadratic(pictures, prompts):
     return -(pictures - 1).square().flatten(1).sum(dim=1) / 2
 
 
-def latents(**settings):
-    return RewardGuidance(reward=quadratic, space="latents", **settings)
+def latents(kind=UniversalGuidance, **settings):
+    return kind(reward=quadratic, space="latents", **settings)
 
 
 def test_classifier_guidance_is_that_of_dhariwal_and_nichol():
@@ -65,16 +74,16 @@ def test_universal_guidance_goes_through_the_network():
 
 def test_mpgd_does_not():
     x, network = x_(), Linear(0.5)
-    out = Denoiser(latents(scale=0.3, through="x0"), 2)(Query(x, step()), network).output
+    out = Denoiser(latents(MPGD, scale=0.3), 2)(Query(x, step()), network).output
     torch.testing.assert_close(out, 0.5 * x + 0.3 * (1 - 0.5 * x))
     assert network.grad == [False]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("through", ["network", "x0"])
-def test_under_the_callers_mode(mode, through):
+@pytest.mark.parametrize("kind", [UniversalGuidance, MPGD])
+def test_under_the_callers_mode(mode, kind):
     x = x_()
-    guider = CFG(3) + latents(scale=0.3, through=through)
+    guider = CFG(3) + latents(kind, scale=0.3)
     free = Denoiser(guider, 2)(Query(x, step()), Linear()).output
     with mode():
         bound = Denoiser(guider, 2)(Query(x_(), step()), Linear()).output
@@ -103,9 +112,8 @@ def test_no_graph_is_kept_between_steps():
         for i in range(3):
             result = denoiser(Query(x_(), step(i)), Linear(torch.tensor(0.5, requires_grad=True)))
             assert not result.output.requires_grad
-            kept = [v for s in denoiser._slots for v in s.state._written.values()]
-            assert kept
-            assert not any(value.requires_grad for value in kept)
+            assert denoiser.memory()
+            assert not any(kept.requires_grad for kept in denoiser.memory().values())
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-6, 3e-4])
@@ -157,7 +165,7 @@ def test_images_do_not_mix_and_gates_are_off_at_zero():
 
 def test_what_a_reward_has_to_be():
     def run(reward, **settings):
-        guider = RewardGuidance(0.5, reward, space="latents", **settings)
+        guider = UniversalGuidance(0.5, reward, space="latents", **settings)
         return Denoiser(guider, 2)(Query(x_(), step()), Linear())
 
     with pytest.raises(ValueError, match=r"the score is shape \(\); allowed is a tensor of shape"):
@@ -169,19 +177,22 @@ def test_what_a_reward_has_to_be():
     with pytest.raises(ValueError, match="do not depend on x"):
         run(lambda pictures, prompts: torch.ones(2, requires_grad=True))
     with pytest.raises(ValueError, match=r"asks for decoded pictures, which only a pipeline has"):
-        Denoiser(RewardGuidance(0.5, quadratic), 2)(Query(x_(), step()), Linear())
+        Denoiser(UniversalGuidance(0.5, quadratic), 2)(Query(x_(), step()), Linear())
     with pytest.raises(ValueError, match="needs no reference"):
         latents(scale=Adaptive(3))
     with pytest.raises(ValueError, match=r"high is None; allowed is at least low \(= 0.3\)"):
         latents(low=0.3)
     with pytest.raises(ValueError, match="log_prob is None"):
         ClassifierGuidance(3)
+    for kind in (UniversalGuidance, MPGD):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: reward is None"):
+            kind(3)
 
 
 def test_rewards_are_stored_by_name_and_code_is_not_run_unasked():
-    named = RewardGuidance(0.5, "emoji-clip", through="x0")
+    named = UniversalGuidance(0.5, "emoji-clip") + MPGD(2, "jpeg", low=0.3, high=3)
     assert Guider.from_dict(named.to_dict()) == named
-    coded = RewardGuidance(0.5, "os:getcwd")
+    coded = MPGD(0.5, "os:getcwd")
     with pytest.raises(ValueError, match="functions=True"):
         Guider.from_dict(coded.to_dict())
     assert Guider.from_dict(coded.to_dict(), functions=True) == coded

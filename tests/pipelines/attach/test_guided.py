@@ -36,7 +36,6 @@ KINDS = ("epsilon", "v_prediction")
 EVALUATIONS = {"heun": 11, "pndm": 7}  # network calls in six steps, where not six
 QUICK = (("ddim", "epsilon"), ("heun", "v_prediction"))  # one evaluation a step, and two
 
-
 every_case = pytest.mark.parametrize(
     ("name", "kind"), product(tiny.SCHEDULERS, KINDS, quick=lambda *case: case in QUICK)
 )
@@ -133,7 +132,6 @@ GUIDERS = [
     CFGZeroStar(4) + TCFG(3),
     MagnitudeAware(7.5, alpha=2),
 ]
-
 
 every_guider = pytest.mark.parametrize(
     ("name", "kind", "guider"),

@@ -6,7 +6,7 @@ import torch
 import zoo
 from by_hand import PROMPTS, SOLVERS, ByHand
 from errors import error
-from guiders import CFG, RewardGuidance, guided
+from guiders import CFG, UniversalGuidance, guided
 from guiders.pipelines.context.decode import decode
 from tiny import attached
 
@@ -19,7 +19,7 @@ def quadratic(pictures, prompts):
 def test_a_reward_through_the_network(solver):
     """Universal guidance beside CFG, on decoded pictures."""
     pipe = tiny.sd(solver)
-    guider = CFG(3) + RewardGuidance(0.02, quadratic)
+    guider = CFG(3) + UniversalGuidance(0.02, quadratic)
     ours, run = attached(pipe, guider)
     hand = ByHand(pipe)
     steps = pipe.unet
@@ -44,7 +44,7 @@ def test_a_reward_through_the_network(solver):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_a_reward_under_the_callers_mode(mode):
     pipe = tiny.sd("ddim")
-    guider = CFG(3) + RewardGuidance(0.02, quadratic)
+    guider = CFG(3) + UniversalGuidance(0.02, quadratic)
     free = attached(pipe, guider)[0]
     with mode():
         assert torch.equal(attached(pipe, guider)[0], free)
@@ -59,7 +59,7 @@ def test_a_reward_in_pipelines_of_every_form(name):
     def near_zero(x0, prompts):
         return -x0.float().square().flatten(1).sum(dim=1)
 
-    guider = CFG(2) + RewardGuidance(0.5, near_zero, "latents", "network", low=0.1, high=0.5)
+    guider = CFG(2) + UniversalGuidance(0.5, near_zero, "latents", low=0.1, high=0.5)
     plain = zoo.run(name, pipe)
     with guided(pipe, CFG(2), quiet=True):
         cfg = zoo.run(name, pipe)

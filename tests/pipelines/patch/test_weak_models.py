@@ -7,9 +7,9 @@ from accelerate import cpu_offload
 from errors import error
 from guiders import (
     CFG,
+    MPGD,
     Guider,
     Interval,
-    RewardGuidance,
     WeakModel,
     guided,
     models,
@@ -35,7 +35,7 @@ def test_a_weak_model_by_name_is_the_network(tmp_path):
         pytest.raises(
             ValueError, match="reward is 'brightness' and an image's prompt is not known"
         ),
-        guided(pipe, CFG(2) + RewardGuidance(1.0, "brightness"), quiet=True),
+        guided(pipe, CFG(2) + MPGD(1.0, "brightness"), quiet=True),
     ):
         pipe(prompt_embeds=torch.zeros(1, 16, 192), num_inference_steps=2,
              negative_prompt_embeds=torch.zeros(1, 16, 192))  # fmt: skip
