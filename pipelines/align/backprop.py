@@ -52,6 +52,7 @@ class Backprop:
         self._networks = [self._parts[name] for name in known if name in self._parts]
         self._seen: Tensor | None = None
         self._index = self._count = 0
+        self._bare = False  # does this evaluation carry no gradients?
         self._kept: list[Any] = []
         self._noise: Callable[[Tensor], Tensor] | None = None
 

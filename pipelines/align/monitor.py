@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,12 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...guidance.engine.files import write_text, write_torch
-from ..attach.guided import guided
 from ..generation import png
 from ..generation.grid import layout
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from ..rewards.check import Reward
+from .settings import AlignSettings
 
 STEPS = ("step", "reward", "loss", "grad_norm", "gradient_calls", "seconds", "cpu_seconds")
 MEANS = ("step", "reward", "held_out_reward", "diversity")
@@ -32,16 +31,37 @@ class Monitor:
     Rewards over-optimise: beside the reward on unseen prompts stand a reward that is never
     trained with and the diversity, the mean of 1 - cosine between pictures of one prompt, in the
     features of the held-out reward, or of the pixels where it has none.
+
+    Args:
+        out: the run's folder.
+        settings: the run's.
+        prompts: the unseen prompts.
+        draw: pictures (B, 3, H, W) in [0, 1] of prompts and as many seeds.
+        reward: what is trained with.
+        held_out: what is not.
+        device: of the rewards.
+        step: that the run goes on from.
     """
 
-    def __init__(self, trainer: Trainer, step: int) -> None:
-        self.trainer, self.out = trainer, trainer.out
+    def __init__(
+        self,
+        out: Path,
+        settings: AlignSettings,
+        prompts: Sequence[str],
+        draw: Callable[[Sequence[str], Sequence[int]], Tensor],
+        reward: Reward,
+        held_out: Reward | None,
+        *,
+        device: torch.device,
+        step: int,
+    ) -> None:
+        self.out, self.settings, self.device = out, settings, device
+        self.reward, self.held_out, self._draw = reward, held_out, draw
         self.log_file = _Table(self.out / "log.csv", STEPS, step)
         self.means = _Table(self.out / "unseen.csv", MEANS, step)
         self.pictures = _Table(self.out / "unseen-pictures.csv", PICTURES, step)
-        s = trainer.settings
-        self.prompts = trainer.unseen[: s.eval_prompts]
-        self.rows = [(p, i) for p in self.prompts for i in range(s.eval_samples)]
+        self.prompts = list(prompts[: settings.eval_prompts])
+        self.rows = [(p, i) for p in self.prompts for i in range(settings.eval_samples)]
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -53,13 +73,12 @@ class Monitor:
         self.log_file.add(figures)
         self._show("train", figures)
 
-    def evaluate(self) -> None:
+    def evaluate(self, step: int) -> None:
         """Draw unseen prompts, score them, keep the picture of them."""
-        trainer, step = self.trainer, self.trainer.step
         images = self.draw()
         prompts = [prompt for prompt, _ in self.rows]
-        scores = self._scores(trainer.reward, images, prompts)
-        other = self._scores(trainer.held_out, images, prompts)
+        scores = self._scores(self.reward, images, prompts)
+        other = self._scores(self.held_out, images, prompts)
         diversity = self._diversity(images)
         for (prompt, sample), a, b, d in zip(
             self.rows, scores, other, diversity.repeat_interleave(self._samples), strict=True
@@ -83,7 +102,7 @@ class Monitor:
         if step == 0:
             write_torch(self.out / "before.pt", images)
 
-    def compare(self) -> None:
+    def compare(self, step: int) -> None:
         """``before-after.png``: the same prompts and seeds, one sample of each."""
         path = self.out / "before.pt"
         if not path.exists():
@@ -92,8 +111,8 @@ class Monitor:
         columns: list[str] = []
         cells: list[list[Image.Image]] = [[] for _ in self.prompts]
         notes: list[list[str]] = [[] for _ in self.prompts]
-        for name, images in (("before", before), (f"step {self.trainer.step}", after)):
-            scores = self._scores(self.trainer.reward, images, [p for p, _ in self.rows])
+        for name, images in (("before", before), (f"step {step}", after)):
+            scores = self._scores(self.reward, images, [p for p, _ in self.rows])
             pictures = to_pictures(images)
             columns += [name] * self._samples
             for row in range(len(self.prompts)):
@@ -102,28 +121,24 @@ class Monitor:
                 notes[row] += [f"{value:.3f}" for value in scores[part].tolist()]
         png.save(self.out / "before-after.png", layout(cells, notes, columns, self.prompts))
 
-    @torch.no_grad()
     def draw(self) -> Tensor:
         """Pictures of the unseen prompts at their seeds, (N, 3, H, W) on the host."""
-        trainer, parts = self.trainer, []
-        with guided(trainer.pipe, trainer.settings.guider, quiet=True):
-            size = trainer.settings.batch_size
-            for start in range(0, len(self.rows), size):
-                part = self.rows[start : start + size]
-                seeds = [sample for _, sample in part]
-                parts.append(trainer.sample([p for p, _ in part], seeds).float().cpu())
-        return torch.cat(parts)
+        images, size = [], self.settings.batch_size
+        for start in range(0, len(self.rows), size):
+            prompts, seeds = zip(*self.rows[start : start + size], strict=True)
+            images.append(self._draw(prompts, seeds).float().cpu())
+        return torch.cat(images)
 
     @property
     def _samples(self) -> int:
-        return self.trainer.settings.eval_samples
+        return self.settings.eval_samples
 
     @torch.no_grad()
-    def _scores(self, reward: Any, images: Tensor, prompts: list[str]) -> Tensor:
+    def _scores(self, reward: Reward | None, images: Tensor, prompts: list[str]) -> Tensor:
         """(N,) on the host; nan without a reward."""
         if reward is None:
             return torch.full((len(images),), torch.nan)
-        size, device = self.trainer.settings.batch_size, self.trainer.device
+        size, device = self.settings.batch_size, self.device
         return torch.cat([
             reward(images[i : i + size].to(device), prompts[i : i + size]).float().cpu()
             for i in range(0, len(images), size)
@@ -135,9 +150,9 @@ class Monitor:
         n = self._samples
         if n == 1:
             return torch.full((len(self.prompts),), torch.nan)
-        features = getattr(self.trainer.held_out, "features", None)
+        features = getattr(self.held_out, "features", None)
         if features is not None:
-            values = features(images.to(self.trainer.device)).float().cpu()
+            values = features(images.to(self.device)).float().cpu()
         else:
             values = images.flatten(1) - 0.5
         values = normalize(values, dim=1).view(len(self.prompts), n, -1)

@@ -154,7 +154,8 @@ def settings_for(method: str = "alignprop", **changes: Any) -> AlignSettings:
     ``alignprop`` as released; ``draft``, ``draft-k`` and ``draft-lv`` with AlignProp's rates, since
     DRaFT's code is not public; ``refl`` as released, whose rate of 1e-5 is meant for all weights
     and slow for a LoRA; ``drtune`` with 5 of the evaluations and an early stop among the last 5,
-    both of which are recalled, not checked.
+    both of which are recalled, not checked. Where a run is shorter than they are meant for, early
+    stop and evaluations are as ``Truncation.within`` says.
 
     Raises:
         ValueError: there is no such method, or a setting is not allowed.
@@ -165,4 +166,9 @@ def settings_for(method: str = "alignprop", **changes: Any) -> AlignSettings:
     for name, value in changes.items():
         if name not in known:
             raise ValueError(f"{name} is {value!r}; allowed is one of {', '.join(known)}")
-    return AlignSettings(**{**METHODS[method], **changes})
+    settings = {**METHODS[method], **changes}
+    if "truncation" in METHODS[method] and "truncation" not in changes:
+        steps = settings.get("num_inference_steps", AlignSettings.num_inference_steps)
+        if isinstance(steps, int):  # else it is complained of below
+            settings["truncation"] = settings["truncation"].within(steps)
+    return AlignSettings(**settings)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import inspect
-import json
 import math
 import random
 import sys
@@ -20,24 +18,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...guidance.engine.files import reason_of, write_torch
 from ..attach.guided import guided
 from ..generation.generate import negative_arguments
 from ..machine import all_processes, default_device
-from ..patch.class_swap import restore, swap
-from ..patch.parts import DENOISERS, parts_of
 from ..rewards.check import Reward, check_reward
-from .backprop import Backprop, backpropagated, plain
+from .backprop import Backprop, backpropagated
+from .checkpoint import Checkpoint, identity_of
 from .lora import Adapter
 from .monitor import Monitor
 from .settings import AlignSettings
+from .setup import freeze, trainable
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FREE = ("max_steps", "save_every", "eval_every", "checkpointing")
 
 
 @dataclass(frozen=True)
-class Micro:
+class MicroBatch:
     """What one trajectory drew: prompts, a seed for each picture, and the way back."""
 
     prompts: list[str]
@@ -96,7 +92,8 @@ class Trainer:
         self.device = torch.device(device if alone and device else self.processes.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.pipe = pipe
-        self._prepare(PRECISIONS[precision])
+        blocks = self.settings.checkpointing == "blocks"
+        freeze(pipe, PRECISIONS[precision], self.device, blocks)
         with self._own_chance():
             torch.manual_seed(self.settings.seed)  # the same adapter on every device
             s = self.settings
@@ -105,9 +102,14 @@ class Trainer:
             self.adapter.parameters(), lr=s.learning_rate, betas=(s.beta1, s.beta2),
             eps=s.epsilon, weight_decay=s.weight_decay,
         )  # fmt: skip
-        self.reward, self.held_out = self._frozen(reward), self._frozen(held_out)
+        for network in (reward, held_out):
+            if isinstance(network, nn.Module):
+                network.requires_grad_(False).eval().to(self.device)
+        self.reward, self.held_out = reward, held_out
         self.step = 0
         self.main = self.processes.is_main_process
+        identity = identity_of(pipe, reward, self.prompts, self.unseen)
+        self.checkpoint = Checkpoint(self.out, self.settings, identity, writes=self.main)
         self.quiet = quiet or not self.main
         self._consistent = True
 
@@ -120,14 +122,14 @@ class Trainer:
         """
         s = self.settings
         resumed = self._resume()
-        monitor = Monitor(self, self.step) if self.main else None
+        monitor = self._monitor() if self.main else None
         bar = tqdm(total=s.max_steps, initial=self.step, desc="align", disable=self.quiet)
         saved = self.step
-        with self._ready(), bar:
+        with trainable(self.pipe), bar:
             if not resumed:
                 self._check_reward()
                 if monitor:
-                    monitor.evaluate()
+                    monitor.evaluate(self.step)
             try:
                 while self.step < s.max_steps:
                     figures = self._optimise()
@@ -136,7 +138,7 @@ class Trainer:
                     if monitor:
                         monitor.log(figures)
                         if self.step % s.eval_every == 0 or self.step == s.max_steps:
-                            monitor.evaluate()
+                            monitor.evaluate(self.step)
                     if self.step % s.save_every == 0:
                         self._save()
                         saved = self.step
@@ -144,11 +146,17 @@ class Trainer:
                 if saved != self.step and self._consistent:
                     self._save()
             if monitor:
-                monitor.compare()
+                monitor.compare(self.step)
         if self.main:  # also where nothing was left to do, and somebody removed it
             self.adapter.save(self.out)
         self.processes.wait_for_everyone()
         return self.out
+
+    def _monitor(self) -> Monitor:
+        return Monitor(
+            self.out, self.settings, self.unseen, self.draw, self.reward, self.held_out,
+            device=self.device, step=self.step,
+        )  # fmt: skip
 
     # One step
 
@@ -158,9 +166,9 @@ class Trainer:
         rewards, losses, calls, parts = [], [], 0, s.gradient_accumulation_steps
         self.optimizer.zero_grad()  # of a step that was interrupted
         with self._own_chance():
-            for micro in map(self._draw, range(parts)):
+            for micro in map(self.micro_batch, range(parts)):
                 torch.manual_seed(micro.rng.getrandbits(63))  # for rewards that use chance
-                for score, loss, count in self._trajectory(micro):
+                for score, loss, count in self.accumulate(micro):
                     rewards.append(score)
                     losses.append(loss)
                     calls += count
@@ -204,8 +212,12 @@ class Trainer:
 
         return reduce(value.to(self.device), "mean")
 
-    def _trajectory(self, micro: Micro) -> Iterator[tuple[Tensor, float, int]]:
-        """Sample, reward, backward; once, or several times from the same last noise level."""
+    def accumulate(self, micro: MicroBatch) -> Iterator[tuple[Tensor, float, int]]:
+        """Sample, reward, backward; once, or several times from the same last noise level.
+
+        Yields:
+            The rewards (B,), the loss, and the network calls that carried gradients.
+        """
         s = self.settings
         base = self.adapter.off if s.kl_weight else None
         with backpropagated(
@@ -235,12 +247,13 @@ class Trainer:
         self.scaler.scale(loss).backward()
         return scores.detach().float(), loss.item(), run.calls
 
-    def _draw(self, part: int, process: int | None = None) -> Micro:
+    def micro_batch(self, part: int, process: int | None = None) -> MicroBatch:
+        """What the ``part``-th trajectory of this step draws, on this device or another."""
         s = self.settings
         process = self.processes.process_index if process is None else process
         rng = random.Random(f"{s.seed}/{self.step}/{part}/{process}")
         prompts = [rng.choice(self.prompts) for _ in range(s.batch_size)]
-        return Micro(prompts, [rng.getrandbits(63) for _ in prompts], rng)
+        return MicroBatch(prompts, [rng.getrandbits(63) for _ in prompts], rng)
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], **changes: Any) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] by the pipeline as it is."""
@@ -270,49 +283,11 @@ class Trainer:
             "the learning rate, or go on from there with bf16 in place of fp16"
         )
 
-    # Before the first step
-
-    def _prepare(self, dtype: torch.dtype) -> None:
-        """Everything frozen, on the device, in the type of ``mixed_precision``."""
-        for part in self.pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
-                if getattr(part, "dtype", dtype) != dtype:
-                    part.to(dtype)  # before it takes room on the device
-        vae: Any = getattr(self.pipe, "vae", None)
-        upcast = vae is not None and getattr(vae.config, "force_upcast", False)
-        if upcast and dtype == torch.float16:
-            vae.float()  # SDXL's overflows
-        self.pipe.to(self.device)
-        if self.settings.checkpointing == "blocks":
-            for part in (vae, *parts_of(self.pipe).values()):
-                if getattr(part, "_supports_gradient_checkpointing", False):
-                    part.enable_gradient_checkpointing()
-
-    @contextlib.contextmanager
-    def _ready(self) -> Iterator[None]:
-        """The pipeline without its bar; its decoder takes latents of any type."""
-        vae = getattr(self.pipe, "vae", None)
-        before = getattr(self.pipe, "_progress_bar_config", {})
-        self.pipe.set_progress_bar_config(**{**before, "disable": True})
-
-        def decode(original: Any, vae: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return original(vae, z.to(vae.dtype), *args, **kwargs)
-
-        if vae is not None:
-            swap(vae, {"decode": decode})
-        try:
-            with plain(self.pipe):
-                yield
-        finally:
-            if vae is not None:
-                restore(vae)
-            self.pipe.set_progress_bar_config(**{"disable": False, **before})
-
-    def _frozen(self, reward: Any) -> Any:
-        if isinstance(reward, nn.Module):
-            return reward.requires_grad_(False).eval().to(self.device)
-        return reward
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], **changes: Any) -> Tensor:
+        """Guided pictures (B, 3, H, W) in [0, 1], without gradients."""
+        with guided(self.pipe, self.settings.guider, quiet=True):
+            return self.sample(prompts, seeds, **changes)
 
     def _check_reward(self) -> None:
         """The reward on noise in the shape of the pictures: its values and its gradient.
@@ -321,91 +296,33 @@ class Trainer:
             ValueError: it does not work.
         """
         prompts = [self.prompts[i % len(self.prompts)] for i in range(2)]
-        with guided(self.pipe, self.settings.guider, quiet=True), torch.no_grad():
-            images = self.sample(prompts, [0, 1], num_inference_steps=2)
+        images = self.draw(prompts, [0, 1], num_inference_steps=2)
         pictures = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
         check_reward(self.reward, pictures.to(self.device), prompts)
 
-    # Checkpoints
-
-    def _resume(self) -> bool:
-        """Go on from the checkpoint in ``out``, if there is one."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        path, stored = self.out / "checkpoint.pt", self.out / "settings.json"
-        if not path.exists():
-            if self.main:
-                self.settings.save(stored)
-            return False
-        old, new = AlignSettings.load(stored).to_dict(), self.settings.to_dict()
-        for name in new:
-            if name not in FREE and old[name] != new[name]:
-                raise ValueError(
-                    f"{name} is {new[name]!r}, and the run in {self.out} began with {old[name]!r}; "
-                    f"allowed to change are {', '.join(FREE)}; or take another folder"
-                )
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what a damaged file makes torch raise is of many kinds
-            raise ValueError(
-                f"{path} cannot be read ({reason_of(error)}); allowed is a whole checkpoint, or "
-                "another folder to begin anew"
-            ) from None
-        for name, value in self._identity().items():
-            began = state.get("run", {}).get(name, value)
-            if began != value:
-                raise ValueError(
-                    f"{name} is {value!r}, and the run in {self.out} began with {began!r}; allowed "
-                    "is the same, or another folder"
-                )
-        self.adapter.load(state["adapter"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        if self.main:
-            self.settings.save(stored)
-            if not self.quiet:
-                text = f"going on at step {self.step} of the run in {self.out}"
-                tqdm.write(text, file=sys.stderr)
-        return True
-
     def _save(self) -> None:
-        """The LoRA, and what a later run needs to go on; whole files or none."""
-        if not self.main:
-            return
-        state = {
+        """The LoRA, and what a later run needs to go on."""
+        if self.main:
+            self.adapter.save(self.out)  # first: what has a checkpoint has its LoRA
+        self.checkpoint.save({
             "step": self.step,
             "adapter": self.adapter.state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "run": self._identity(),
-        }
-        self.adapter.save(self.out)  # first: what has a checkpoint has its LoRA
-        write_torch(self.out / "checkpoint.pt", state)
+        })  # fmt: skip
 
-    def _identity(self) -> dict[str, str]:
-        """What makes a run this one, besides its settings."""
-
-        def digest(value: Any) -> str:
-            return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
-
-        def word(reward: Any) -> str:
-            return getattr(reward, "text", getattr(reward, "__name__", type(reward).__name__))
-
-        parts = parts_of(self.pipe)
-        network = next(parts[name] for name in DENOISERS if name in parts)
-        scheduler = parts["scheduler"]
-        plain = {
-            name: value
-            for name, value in dict(network.config).items()
-            if not name.startswith("_") and isinstance(value, (str, int, float, list, tuple))
-        }
-        return {
-            "reward": word(self.reward),
-            "prompts": digest(self.prompts),
-            "unseen prompts": digest(self.unseen),
-            "model": f"{type(network).__name__} {digest(plain)}",
-            "scheduler": type(scheduler).__name__,
-        }
+    def _resume(self) -> bool:
+        """Go on from the checkpoint, if there is one."""
+        state = self.checkpoint.load()
+        if state is None:
+            return False
+        self.adapter.load(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        if not self.quiet:
+            tqdm.write(f"going on at step {self.step} of the run in {self.out}", file=sys.stderr)
+        return True
 
 
 def noise(seed: int, like: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...guidance import CFG, Guider, Profile, Step, intents, resolve
 from ..attach.guided import guided
+from ..context.probe import Captured, quiet_bar
 from ..generation.generate import sample
 from ..generation.settings import Settings
 from ..presets.find import profile_of
@@ -44,24 +46,11 @@ def foreseen(pipe: Any, job: Settings) -> tuple[list[Step], Sequence[int] | None
     """
 
     def stop(forward: Callable[..., Any]) -> Callable[..., Any]:
-        raise _Stopped
+        raise Captured
 
-    shown = getattr(pipe, "_progress_bar_config", None)
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        with guided(pipe, CFG(1), quiet=True) as run, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with suppress(Captured), quiet_bar(pipe), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with guided(pipe, CFG(1), quiet=True) as run:
             run.around = stop
             sample(pipe, [job])
-    except _Stopped:
-        pass
-    finally:
-        if shown is None:
-            del pipe._progress_bar_config
-        else:
-            pipe._progress_bar_config = shown
     return run.last.steps, run.last.latents
-
-
-class _Stopped(BaseException):
-    """Thrown through the pipeline: no error."""

@@ -16,18 +16,11 @@ from ..patch.call_arguments import Inputs
 from ..rewards import parse_reward
 from .classifiers import load_classifier
 from .decode import decode
+from .probe import Captured, quiet_bar
 
 SWITCHES = ("guidance_scale", "true_cfg_scale")
 PER_IMAGE = ("image", "mask", "video", "embeds")
 DROPPED = ("generator", "latents", "callback_on_step_end", "callback", "output_type", "sigmas")
-
-
-class Captured(BaseException):
-    """What the denoiser was called with, thrown through the pipeline: no error."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        super().__init__()
-        self.inputs = inputs
 
 
 # As long as the pipeline lives beside which they are used.
@@ -137,21 +130,14 @@ class PipelineContext(Context):
         return options
 
     def _capture(self, call: Callable[..., Any], options: dict[str, Any]) -> Inputs:
-        bar = getattr(self._pipe, "_progress_bar_config", None)
-        devices = [self._device] if self._device.type == "cuda" else []
-        self._pipe.set_progress_bar_config(disable=True)
+        devices, inputs = [self._device] if self._device.type == "cuda" else [], None
         try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad():
+            with quiet_bar(self._pipe), torch.random.fork_rng(devices=devices), torch.no_grad():
                 call(**options)
         except Captured as caught:
             inputs = caught.inputs
-        else:
+        if inputs is None:
             raise RuntimeError(f"{type(self._pipe).__name__} did not call its denoiser")
-        finally:
-            if bar is None:
-                del self._pipe._progress_bar_config
-            else:
-                self._pipe._progress_bar_config = bar
         if inputs.rows != 1:
             raise RuntimeError(
                 f"{type(self._pipe).__name__} calls its denoiser with {inputs.rows} rows for one "

@@ -225,7 +225,7 @@ def test_json_round_trip(name):
 @pytest.mark.parametrize("branch", ["positive", "reference"])
 @pytest.mark.parametrize("name", GUIDERS)
 def test_numbers_that_are_not_finite_stop_the_run(name, branch, bad):
-    """Where the image was asked for them: the image beside it is not stopped by what it never saw."""
+    """Where the image was asked for them, and nowhere else."""
     said, asked = "", set()
     try:
         for denoiser, query, network in in_turn(GUIDERS[name], [0, 1]):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from guiders.pipelines.align import (
     Truncation,
     settings_for,
 )
+from guiders.pipelines.align.setup import trainable
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -219,12 +221,12 @@ def test_a_reward_that_does_not_work_is_found_before_the_first_step(tmp_path, re
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_a_step(tmp_path, method):
     settings = settings_for(
-        method, max_steps=1, batch_size=2, num_inference_steps=10, eval_prompts=1, eval_samples=1
+        method, max_steps=1, batch_size=2, num_inference_steps=8, eval_prompts=1, eval_samples=1
     )
     Trainer(tiny.sd(), redness, PROMPTS, settings, tmp_path, quiet=True).run()
     (row,) = table(tmp_path / "log.csv")
     assert float(row["grad_norm"]) > 0
-    expected = {"draft": 10, "draft-k": 1, "draft-lv": 3, "refl": 1, "drtune": 5}
+    expected = {"draft": 8, "draft-k": 1, "draft-lv": 3, "refl": 1, "drtune": 5}
     if method in expected:
         assert float(row["gradient_calls"]) == expected[method]
 
@@ -235,9 +237,9 @@ def test_accumulated_trajectories_are_one_batch(tmp_path):
                 truncation=Truncation("fixed", 2))  # fmt: skip
     parts = []
     other = Trainer(tiny.sd(), redness, PROMPTS, one.settings, tmp_path / "b", quiet=True)
-    with other._ready():
-        for micro in (other._draw(0), other._draw(1)):
-            (_, loss, _), = other._trajectory(micro)  # fmt: skip
+    with trainable(other.pipe):
+        for micro in (other.micro_batch(0), other.micro_batch(1)):
+            (_, loss, _), = other.accumulate(micro)  # fmt: skip
             parts.append(loss)
     gradient = torch.cat([p.grad.flatten() for p in other.adapter.parameters()])
     row = table(tmp_path / "a" / "log.csv")[0]
@@ -310,10 +312,10 @@ def test_two_processes_are_one_of_both_batches(tmp_path):
     one = AlignSettings(**{**SMALL, "max_steps": 1, "truncation": Truncation("fixed", 2)})
     trainer = Trainer(tiny.sd(), redness, PROMPTS, one, tmp_path / "one", quiet=True)
     norms = []
-    with trainer._ready():
+    with trainable(trainer.pipe):
         for process in (0, 1):
-            micro = trainer._draw(0, process)
-            for _ in trainer._trajectory(micro):
+            micro = trainer.micro_batch(0, process)
+            for _ in trainer.accumulate(micro):
                 pass
             norms.append([p.grad.clone() for p in trainer.adapter.parameters()])
             trainer.optimizer.zero_grad()
@@ -331,6 +333,24 @@ def test_two_processes_are_one_of_both_batches(tmp_path):
 def test_settings_that_are_not_allowed(settings):
     with pytest.raises(ValueError, match=r".* is .*; allowed is"):
         AlignSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("steps", "refl", "drtune"),
+    [(40, 10, (5, 5)), (30, 7, (5, 5)), (8, 2, (2, 5)), (4, 1, (1, 4)), (1, 0, (0, 1))],
+)
+def test_methods_fit_runs_that_are_shorter_than_theirs(steps, refl, drtune):
+    """The early stop is in the last quarter, as ReFL's, and the evaluations are before it."""
+    known = settings_for("refl", num_inference_steps=steps).truncation
+    assert (known.early_stop, known.steps) == (refl, 1)
+    known = settings_for("drtune", num_inference_steps=steps).truncation
+    assert (known.early_stop, known.steps) == drtune
+    rng = random.Random(0)
+    for method in METHODS if steps > 2 else ():
+        drawn = settings_for(method, num_inference_steps=steps).truncation.draw(steps, rng)
+        assert drawn.steps <= set(range(drawn.stop + 1))
+    with pytest.raises(ValueError, match="steps"):
+        settings_for("drtune", num_inference_steps=4, truncation=Truncation("spaced", 5))
 
 
 def test_settings_from_json():

@@ -88,8 +88,8 @@ def test_a_pipeline_is_fitted_and_the_scores_are_those_of_its_use(pipe):
         for guider in (CFG(3), cheap, CFG(lambda step: 1 if step.index else 3))
     )
     missed = (true - estimated).square().sum() / (true - positive).square().sum()
-    # Drawn one by one here and in fours there, and a difference of small differences.
-    assert float(1 - missed) == pytest.approx(fit.scores[0].gap_deployed, abs=1e-3)
+    # In float64 they agree to 1e-14; in float32 to 1e-7, whatever batches, threads and processor.
+    assert float(1 - missed) == pytest.approx(fit.scores[0].gap_deployed, abs=1e-5)
     with guided(pipe, cheap, quiet=True) as run:
         tiny.run(pipe)
     assert run.nfe == 8  # 2 + 1 + 2 + 1 + 1 + 1
