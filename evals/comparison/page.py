@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...guidance.engine.files import write_text
 from ..report.charts import Line, Point, chart, mark
-from ..report.html import PICTURES, _safe, _stacked, document, image
+from ..report.html import PICTURES, document, safe, stacked, strip
 from ..report.text import head, shown
 from ..runs.registry import Wanted
 from ..storage.prompts import load_prompts
@@ -20,8 +20,8 @@ def page(comparison: Comparison) -> str:
     """The page as HTML."""
     kinds = columns(comparison)
     parts = [
-        f"<h1>{_safe(title(comparison))}</h1>",
-        f'<p class="faint">{_safe(facts(comparison))}</p>',
+        f"<h1>{safe(title(comparison))}</h1>",
+        f'<p class="faint">{safe(facts(comparison))}</p>',
         _key(comparison),
         "<h2>Over the scale</h2>",
         _charts(comparison, kinds, over_effective=False),
@@ -50,7 +50,7 @@ def page(comparison: Comparison) -> str:
         "<p>Every guider drew the same prompts from the same noise. Each run has a manifest with "
         "versions, hashes and settings, from which <code>guiders evaluate --from</code> repeats "
         "it.</p>",
-        f"<details><summary>All of it as JSON</summary><pre>{_safe(data)}</pre></details>",
+        f"<details><summary>All of it as JSON</summary><pre>{safe(data)}</pre></details>",
     ]
     return document(title(comparison), parts)
 
@@ -67,7 +67,7 @@ def _key(comparison: Comparison) -> str:
     for style, label in enumerate(comparison.labels):
         items.append(
             f'<span><svg viewBox="0 0 28 12"><polyline class="line s{style}" points="0,6 28,6"/>'
-            f'<g class="dot s{style}">{mark(style, 14, 6)}</g></svg>{_safe(label)}</span>'
+            f'<g class="dot s{style}">{mark(style, 14, 6)}</g></svg>{safe(label)}</span>'
         )
     return f'<div class="key">{"".join(items)}</div>'
 
@@ -93,7 +93,7 @@ def _charts(comparison: Comparison, kinds: Sequence[Wanted], over_effective: boo
         if lines:
             across = "effective scale" if over_effective else "scale"
             panels.append(
-                f"<figure><figcaption>{_safe(head(one))}</figcaption>"
+                f"<figure><figcaption>{safe(head(one))}</figcaption>"
                 f"{chart(lines, across, one.metric.title)}</figure>"
             )
     return f'<div class="charts">{"".join(panels)}</div>'
@@ -110,19 +110,19 @@ def with_matched(comparison: Comparison, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _table(comparison: Comparison, kinds: Sequence[Wanted]) -> str:
-    heads = "".join(f"<th>{_safe(text)}</th>" for text in ["guider", "scale", "effective scale"])
-    heads += "".join(f"<th>{_safe(head(one))}</th>" for one in kinds)
+    heads = "".join(f"<th>{safe(text)}</th>" for text in ["guider", "scale", "effective scale"])
+    heads += "".join(f"<th>{safe(head(one))}</th>" for one in kinds)
     tops = {one.key: best(comparison, one) for one in kinds}
     rows, before = [], None
     for cell in comparison.cells:
-        cells = f"<td>{_safe(cell.label)}</td><td>{cell.scale:g}</td><td>{effective(cell)}</td>"
+        cells = f"<td>{safe(cell.label)}</td><td>{cell.scale:g}</td><td>{effective(cell)}</td>"
         for one in kinds:
             if one.key not in cell.figures:
                 cells += "<td>-</td>"
                 continue
             estimate = cell.figures[one.key].estimate
             kind = ' class="best"' if estimate.value == tops[one.key] else ""
-            cells += f"<td{kind}>{_stacked(shown(one, estimate))}</td>"
+            cells += f"<td{kind}>{stacked(shown(one, estimate))}</td>"
         kind = ' class="first"' if before not in (None, cell.label) else ""
         rows.append(f"<tr{kind}>{cells}</tr>")
         before = cell.label
@@ -130,11 +130,11 @@ def _table(comparison: Comparison, kinds: Sequence[Wanted]) -> str:
 
 
 def _matched(cells: Sequence[Cell], kinds: Sequence[Wanted]) -> str:
-    heads = "".join(f"<th>{_safe(text)}</th>" for text in ["guider", "scale", "CFG scale"])
-    heads += "".join(f"<th>{_safe(head(one))}</th>" for one in kinds)
+    heads = "".join(f"<th>{safe(text)}</th>" for text in ["guider", "scale", "CFG scale"])
+    heads += "".join(f"<th>{safe(head(one))}</th>" for one in kinds)
     rows = []
     for cell in cells:
-        line = f"<td>{_safe(cell.label)}</td><td>{cell.scale:g}</td><td>{cell.matched_scale:g}</td>"
+        line = f"<td>{safe(cell.label)}</td><td>{cell.scale:g}</td><td>{cell.matched_scale:g}</td>"
         for one in kinds:
             difference = cell.against_matched(one.key)
             if difference is None:
@@ -143,7 +143,7 @@ def _matched(cells: Sequence[Cell], kinds: Sequence[Wanted]) -> str:
             sign = {"lower": -1, "higher": 1}.get(one.metric.better, 0)
             sure = min(sign * difference.low, sign * difference.high) > 0
             kind = ' class="best"' if sure else ""
-            line += f"<td{kind}>{_stacked(shown(one, difference, sign=True))}</td>"
+            line += f"<td{kind}>{stacked(shown(one, difference, sign=True))}</td>"
         rows.append(f"<tr>{line}</tr>")
     return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'
 
@@ -156,18 +156,8 @@ def _strips(comparison: Comparison) -> str:
         return ""
     prompts, count = load_prompts(plan.prompts), min(PICTURES, comparison.request.count)
     texts = [prompts[number] for number in range(count)]
-    heads = "<th></th>" + "".join(f"<th>{_safe(text[:60])}</th>" for text in texts)
     parts = ["<h2>The same pictures</h2>"]
     for label in comparison.labels:
-        rows = []
-        for cell in comparison.of(label):
-            images = "".join(
-                f"<td>{image(cell.folder / 'pictures' / f'{number:06d}.png', text)}</td>"
-                for number, text in enumerate(texts)
-            )
-            rows.append(f"<tr><td>{cell.scale:g}</td>{images}</tr>")
-        parts.append(
-            f'<h3>{_safe(label)}</h3><div class="scroll"><table class="strip"><tr>{heads}</tr>'
-            f"{''.join(rows)}</table></div>"
-        )
+        runs = [(f"{cell.scale:g}", cell.folder) for cell in comparison.of(label)]
+        parts.append(f"<h3>{safe(label)}</h3>{strip(texts, runs)}")
     return "".join(parts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...guidance.engine.files import write_text
-from ..report.text import _row, head, shown
+from ..report.text import head, run_facts, shown, table_row
 from ..runs.manifest import versions
 from ..runs.registry import Wanted
 from ..storage.files import write_json
@@ -48,12 +48,12 @@ def markdown(comparison: Comparison) -> str:
         "",
         facts(comparison),
         "",
-        _row(["guider", "scale", "effective", *map(head, kinds)]),
-        _row(["---"] * (len(kinds) + 3)),
+        table_row(["guider", "scale", "effective", *map(head, kinds)]),
+        table_row(["---"] * (len(kinds) + 3)),
     ]
     for cell in comparison.cells:
         values = [_value(cell, one) for one in kinds]
-        lines.append(_row([cell.label, f"{cell.scale:g}", effective(cell), *values]))
+        lines.append(table_row([cell.label, f"{cell.scale:g}", effective(cell), *values]))
     if matched := matched_cells(comparison):
         lines += [
             "",
@@ -61,12 +61,14 @@ def markdown(comparison: Comparison) -> str:
             "",
             "Differences to CFG, of the same prompts and seeds.",
             "",
-            _row(["guider", "scale", "CFG scale", *map(head, kinds)]),
-            _row(["---"] * (len(kinds) + 3)),
+            table_row(["guider", "scale", "CFG scale", *map(head, kinds)]),
+            table_row(["---"] * (len(kinds) + 3)),
         ]
         for cell in matched:
             values = [_difference(cell, one) for one in kinds]
-            lines.append(_row([cell.label, f"{cell.scale:g}", f"{cell.matched_scale:g}", *values]))
+            lines.append(
+                table_row([cell.label, f"{cell.scale:g}", f"{cell.matched_scale:g}", *values])
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -78,18 +80,9 @@ def title(comparison: Comparison) -> str:
 
 def facts(comparison: Comparison) -> str:
     """What all cells share, in a line."""
-    plan, request = comparison.request.plan, comparison.request
-    assert plan is not None
-    settings = plan.settings
-    parts = [
-        f"{request.count} pictures of {settings.num_inference_steps} steps each",
-        f"prompts {plan.prompts}",
-        f"seeds {settings.seed} to {settings.seed + request.count - 1}",
-        f"scheduler {settings.scheduler or comparison.model['scheduler']}",
-        f"{comparison.model['precision']} on {comparison.model['device']}",
-    ]
-    if request.reference:
-        parts.append(f"real pictures: {request.reference}")
+    parts = run_facts(comparison.request, comparison.model)
+    if comparison.request.reference:
+        parts.append(f"real pictures: {comparison.request.reference}")
     return "; ".join(parts) + "; 95 % bootstrap intervals."
 
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from tqdm import tqdm
 
 from ... import models
 from ...guidance.engine.files import reason_of
@@ -38,6 +39,7 @@ NAMES = {
     "clip-l": f"CLIP ViT-L/14: the usual CLIP score ({HUB['clip-l']})",
     "clip-l-336": f"CLIP ViT-L/14 at 336 pixels: CMMD ({HUB['clip-l-336']})",
 }
+BATCH = 64  # of pictures that nobody else divides
 
 
 @dataclass
@@ -126,6 +128,23 @@ class Network:
         """What a manifest says of it."""
         resize = f"{self.resize} {self.size}" if self.size else "none"
         return {"name": self.name, "sha256": self.digest, "resize": resize}
+
+
+def features_of(
+    pictures: Iterator[Any], count: int, network: Network, title: str
+) -> Iterator[Tensor]:
+    """Features of pictures, batch by batch."""
+    batch: list[Any] = []
+    with tqdm(total=count, desc=f"{network.name}: {title}", unit="picture", disable=None) as bar:
+        for picture in pictures:
+            if len(batch) == BATCH:
+                yield network(batch)
+                bar.update(len(batch))
+                batch = []
+            batch.append(picture)
+        if batch:
+            yield network(batch)
+            bar.update(len(batch))
 
 
 def weights_digest(modules: Mapping[str, nn.Module]) -> str:

@@ -13,10 +13,7 @@ from PIL import Image
 from ..storage.files import read_picture
 
 PICTURES = 10  # in each strip
-
-
 SIDE = 128  # pixels, at most, of a picture in the page
-
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #59636e; --paper: #ffffff;
@@ -69,7 +66,6 @@ pre { background: var(--panel); border: 1px solid var(--edge); border-radius: 8p
   overflow-x: auto; font-size: 12px; }
 """
 
-
 SERIES = "\n".join(
     f".line.s{i} {{ stroke: var(--s{i % 6}); stroke-dasharray: {dash}; }} "
     f".band.s{i}, .dot.s{i} {{ fill: var(--s{i % 6}); }}"
@@ -84,17 +80,18 @@ def document(name: str, parts: Sequence[str]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{_safe(name)}</title><style>{style}</style></head><body><main>"
+        f"<title>{safe(name)}</title><style>{style}</style></head><body><main>"
         + "\n".join(parts)
         + "</main></body></html>\n"
     )
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """A text within HTML."""
     return html.escape(text)
 
 
-def _stacked(text: str) -> str:
+def stacked(text: str) -> str:
     """The interval below the value."""
     value, _, interval = text.partition(" (")
     return f"{value}<small>{interval.rstrip(')')}</small>" if interval else value
@@ -108,5 +105,21 @@ def image(path: Path, text: str) -> str:
     data = io.BytesIO()
     picture.save(data, "PNG", optimize=True)
     encoded = base64.b64encode(data.getvalue()).decode()
-    words = f'alt="{_safe(text)}" title="{_safe(text)}"'
+    words = f'alt="{safe(text)}" title="{safe(text)}"'
     return f'<img{kind} {words} src="data:image/png;base64,{encoded}">'
+
+
+def strip(texts: Sequence[str], runs: Sequence[tuple[str, Path]]) -> str:
+    """The first pictures of some runs, one below the other.
+
+    Args:
+        texts: what they show, one for each.
+        runs: the name and the folder of each.
+    """
+    heads = "<th></th>" + "".join(f"<th>{safe(text[:60])}</th>" for text in texts)
+    rows = []
+    for name, folder in runs:
+        files = (folder / "pictures" / f"{number:06d}.png" for number in range(len(texts)))
+        cells = (f"<td>{image(*cell)}</td>" for cell in zip(files, texts, strict=True))
+        rows.append(f"<tr><td>{name}</td>{''.join(cells)}</tr>")
+    return f'<div class="scroll"><table class="strip"><tr>{heads}</tr>{"".join(rows)}</table></div>'

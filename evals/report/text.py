@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..metrics.bootstrap import Estimate
+from ..runs.manifest import Request
 from ..runs.registry import Wanted
 
 
@@ -25,5 +26,25 @@ def head(one: Wanted) -> str:
     return one.title + unit + arrow
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
     return "| " + " | ".join(cells) + " |"
+
+
+def run_facts(request: Request, model: Mapping[str, str]) -> list[str]:
+    """What all runs of a report share: pictures, prompts, seeds, scheduler, precision.
+
+    Args:
+        request: one of the runs.
+        model: what a manifest says of the model.
+    """
+    plan = request.plan
+    assert plan is not None
+    settings = plan.settings
+    return [
+        f"{request.count} pictures of {settings.num_inference_steps} steps each",
+        f"prompts {plan.prompts}",
+        f"seeds {settings.seed} to {settings.seed + request.count - 1}",
+        f"scheduler {settings.scheduler or model['scheduler']}",
+        f"{model['precision']} on {model['device']}",
+    ]

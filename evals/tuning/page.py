@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -12,8 +11,8 @@ from typing import Any
 from ...guidance.engine.files import write_text
 from ..metrics.bootstrap import Estimate
 from ..report.charts import Line, Point, chart, mark
-from ..report.html import PICTURES, document, image
-from ..report.text import head, shown
+from ..report.html import PICTURES, document, safe, strip
+from ..report.text import head, run_facts, shown, table_row
 from ..runs.manifest import versions
 from ..storage.files import write_json
 from ..storage.prompts import load_prompts
@@ -36,24 +35,16 @@ def title(tuning: Tuning) -> str:
 
 def facts(tuning: Tuning) -> str:
     """What all trials share, in a line."""
-    request, plan = tuning.request, tuning.request.plan
-    assert plan is not None
-    settings, goal = plan.settings, tuning.goal
+    goal, budget = tuning.goal, f" of {tuning.budget}"
     parts = [
         f"searched by {goal.one.title}, {goal.words}",
-        f"{len(tuning.trials)} trials",
-        f"{request.count} pictures of {settings.num_inference_steps} steps each",
-        f"prompts {plan.prompts}",
-        f"seeds {settings.seed} to {settings.seed + request.count - 1}",
-        f"scheduler {settings.scheduler or tuning.model['scheduler']}",
-        f"{tuning.model['precision']} on {tuning.model['device']}",
+        f"{len(tuning.trials)}{budget if len(tuning.trials) < tuning.budget else ''} trials",
+        *run_facts(tuning.request, tuning.model),
     ]
-    if len(tuning.trials) < tuning.budget:
-        parts[1] = f"{len(tuning.trials)} of {tuning.budget} trials"
     if tuning.refused:
         parts.append(f"refused combinations: {len(tuning.refused)}")
     if goal.one.metric.family == "set":
-        parts.append(f"real pictures: {request.reference}")
+        parts.append(f"real pictures: {tuning.request.reference}")
     if all(one.default is None for one in tuning.space.ranges):
         parts.append("the search began in the middle")
     if tuning.space.parts == (tuning.space.text,):
@@ -147,7 +138,7 @@ def rows(tuning: Tuning) -> list[list[str]]:
 def markdown(tuning: Tuning) -> str:
     """What was found, and every trial."""
     short, story = verdict(tuning)
-    top, *rest = ["| " + " | ".join(row) + " |" for row in rows(tuning)]
+    top, *rest = map(table_row, rows(tuning))
     line = "|---" * (len(tuning.space.names) + 4) + "|"
     return "\n".join(
         [f"# {title(tuning)}", "", facts(tuning), "", f"**{short}** {story}", "", top, line, *rest]
@@ -196,15 +187,15 @@ def as_json(tuning: Tuning) -> dict[str, Any]:
 def page(tuning: Tuning) -> str:
     """The page as HTML."""
     short, story = verdict(tuning)
-    data = html.escape(json.dumps(as_json(tuning), indent=1))
+    data = safe(json.dumps(as_json(tuning), indent=1))
     table = "".join(
-        "<tr>" + "".join(f"<{cell}>{html.escape(text)}</{cell}>" for text in row) + "</tr>"
+        "<tr>" + "".join(f"<{cell}>{safe(text)}</{cell}>" for text in row) + "</tr>"
         for row, cell in zip(rows(tuning), ["th", *["td"] * len(tuning.trials)], strict=True)
     )
     parts = [
-        f"<h1>{html.escape(title(tuning))}</h1>",
-        f'<p class="faint">{html.escape(facts(tuning))}</p>',
-        f"<p><strong>{html.escape(short)}</strong> {html.escape(story)}</p>",
+        f"<h1>{safe(title(tuning))}</h1>",
+        f'<p class="faint">{safe(facts(tuning))}</p>',
+        f"<p><strong>{safe(short)}</strong> {safe(story)}</p>",
         _key(),
         _charts(tuning),
         _strips(tuning),
@@ -236,7 +227,7 @@ def _charts(tuning: Tuning) -> str:
     ]
     panels.append(("trial", [float(trial.number) for trial in tuning.trials]))
     figures = "".join(
-        f"<figure><figcaption>{html.escape(name)}</figcaption>"
+        f"<figure><figcaption>{safe(name)}</figcaption>"
         f"{chart(_dots(tuning, across), name, tuning.goal.one.metric.title)}</figure>"
         for name, across in panels
     )
@@ -263,18 +254,8 @@ def _strips(tuning: Tuning) -> str:
         return ""
     prompts = load_prompts(str(check.folders[0].parent.parent / "prompts.jsonl"))
     texts = [prompts[number] for number in range(count)]
-    heads = "<th></th>" + "".join(f"<th>{html.escape(text[:60])}</th>" for text in texts)
-    lines = []
-    for name, folder in zip(("start", "best"), check.folders, strict=True):
-        images = "".join(
-            f"<td>{image(folder / 'pictures' / f'{number:06d}.png', text)}</td>"
-            for number, text in enumerate(texts)
-        )
-        lines.append(f"<tr><td>{name}</td>{images}</tr>")
-    return (
-        "<h2>Pictures that the search has not seen</h2>"
-        f'<div class="scroll"><table class="strip"><tr>{heads}</tr>{"".join(lines)}</table></div>'
-    )
+    runs = list(zip(("start", "best"), check.folders, strict=True))
+    return f"<h2>Pictures that the search has not seen</h2>{strip(texts, runs)}"
 
 
 def write_tuning(tuning: Tuning, out: Path) -> Path:
