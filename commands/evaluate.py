@@ -135,7 +135,7 @@ def request_of(given: Mapping[str, Any]) -> Request:
     if given["pictures"]:
         drawing = {
             "guider", "guidance_scale", "guider_arg", "guider_config", "interval", "adaptive",
-            "scheduler", "accelerate", "seed", "num_inference_steps", "negative_prompt", "width",
+            "scheduler", "skip", "seed", "num_inference_steps", "negative_prompt", "width",
             "height", "dtype", "lora",
         }  # fmt: skip
         for name in sorted(drawing & set(given)):

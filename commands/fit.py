@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
         for number in range(count):
             place = first + len(jobs) + len(held_out)
             paths.append(Settings(texts[number % len(texts)], None, **settings | {"seed": place}))
-    if jobs[0].accelerate:
-        raise ValueError(f"accelerate is {jobs[0].accelerate!r}; allowed is none for a fit")
+    if jobs[0].skip:
+        raise ValueError(f"skip is {jobs[0].skip!r}; allowed is none for a fit")
     policy = None
     if args.policy is not None:
         if set(args.policy.lower()) - LETTERS.keys() or not args.policy:

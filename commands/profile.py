@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
              "scheduler", "dtype")  # fmt: skip
     settings = {name: given[name] for name in names if name in given}
     first = Settings("", None, **settings)
-    if "accelerate" in given:
-        raise ValueError(f"accelerate is {given['accelerate']!r}; allowed is none for a profile")
+    if "skip" in given:
+        raise ValueError(f"skip is {given['skip']!r}; allowed is none for a profile")
     prompts = prompts_of(args.prompts, first.model)
     random.Random(first.seed).shuffle(prompts)
     count = min(PROMPTS, len(prompts)) if args.num_prompts is None else args.num_prompts

@@ -94,7 +94,7 @@ def add_run(parser: argparse.ArgumentParser, steps: int = 30) -> None:
     add("--num-inference-steps", type=int, default=absent, help=f"(default: {steps})")
     add("--seed", type=int, default=absent, help="of the first picture (default: 0)")
     add("--scheduler", default=absent, help=f"the model's, or one of {', '.join(SCHEDULERS)}")
-    add("--accelerate", default=absent, help="sada leaves out whole evaluations (default: none)")
+    add("--skip", default=absent, help="sada leaves out whole evaluations (default: none)")
     add("--width", type=int, default=absent, help="pixels (default: the model's)")
     add("--height", type=int, default=absent, help="pixels (default: the model's)")
     add("--dtype", default=absent, help=f"one of {', '.join(DTYPES)} (default: float32)")

@@ -27,13 +27,13 @@ from guiders.guidance import (
     Step,
     Term,
 )
-from guiders.pipelines.language.parse import (
+from guiders.pipelines.language.names import (
     arguments_of,
     gate_names,
-    post_names,
     reference_names,
     schedule_names,
     term_names,
+    transform_names,
 )
 
 PAGE = Path(__file__).parent / "methods.md"
@@ -129,7 +129,7 @@ PARTS = (
     ("Where: references, as in `CFG(3, reference=...)`", reference_names, Reference),
     ("When: scales, as in `CFG(Linear(1, 9))`", schedule_names, Scale),
     ("When: gates, as in `CFG(Adaptive(7.5))`", gate_names, Gate),
-    ("Before and after, as in `CFG(3) | Rescale(0.7)`", post_names, (Post, Prepare)),
+    ("Before and after, as in `CFG(3) | Rescale(0.7)`", transform_names, (Post, Prepare)),
 )
 ABOUT = f"""# Methods
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from guiders.guidance import CFG, Denoiser, Post, Query, Readout, RewardGuidance, Term
-from guiders.pipelines.language.parse import post_names, term_names
+from guiders.pipelines.language.names import term_names, transform_names
 from known import Answers, step
 
 pytestmark = pytest.mark.quick
@@ -54,7 +54,7 @@ def tensor(seed):
 
 KINDS = [
     kind
-    for kind in (term_names() | post_names()).values()
+    for kind in (term_names() | transform_names()).values()
     if issubclass(kind, (Term, Post)) and kind.works_on not in ("x", "")
     if kind.__module__.startswith("guiders.guidance")
 ]

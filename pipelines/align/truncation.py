@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from ...guidance import Config
-from ...guidance.engine.config import choice, number, reject
+from ...guidance.engine.config import as_integer, choice, integer, number, reject
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,14 @@ class Truncation(Config):
     kind: str = choice("gaussian", "gaussian", "uniform", "fixed", "all", "spaced")
     steps: float | None = number(None, low=1, optional=True)
     spread: float = number(5, low=0)
-    early_stop: float = number(0, low=0)
+    early_stop: int = integer(0, low=0)
     detach_input: bool = False
-    renoise: float = number(0, low=0)
+    renoise: int = integer(0, low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("early_stop", "renoise", *(["steps"] if self.kind != "gaussian" else [])):
-            value = getattr(self, name)
-            if value is not None:
-                if value != int(value):
-                    raise reject(self, name, value, "a whole number")
-                self._set(name, int(value))
+        if self.kind != "gaussian" and self.steps is not None:
+            self._set("steps", as_integer(self, "steps", self.steps, low=1))
         if not isinstance(self.detach_input, bool):
             raise reject(self, "detach_input", self.detach_input, "True or False")
         if self.renoise and (self.kind, self.steps, self.early_stop > 1) != ("fixed", 1, False):
@@ -93,7 +89,7 @@ class Truncation(Config):
             raise reject(self, "early_stop", self.early_stop, f"at most the {total} evaluations")
         if self.kind in ("all", "uniform"):
             return self
-        whole = int(total - max(self.early_stop - 1, 0))
+        whole = total - max(self.early_stop - 1, 0)
         if self.steps is None:
             return self.replace(steps=max(1, min(8, whole // 2)))
         room = whole - (self.kind == "gaussian")
@@ -114,7 +110,7 @@ class Truncation(Config):
         steps = int(known.steps or 0)
         stop = total - 1
         if self.early_stop > 1:
-            stop -= rng.randrange(int(self.early_stop))
+            stop -= rng.randrange(self.early_stop)
         length = stop + 1
         if self.kind == "spaced":
             apart = length // steps

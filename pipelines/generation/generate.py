@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...guidance import Guider
 from ..attach.guided import guided
-from ..language.parse import parse_acceleration
+from ..language.parse import parse_skip
 from ..machine import memory_of
 from . import png
 from .settings import Settings
@@ -61,8 +61,8 @@ def generate(
     while together := list(itertools.islice(pairs, batch_size)):
         batch, chosen = [job for job, _ in together], [one for _, one in together]
         same = all(one == chosen[0] for one in chosen)
-        accelerate = parse_acceleration(batch[0].accelerate)
-        with guided(pipe, chosen[0] if same else chosen, quiet=quiet, accelerate=accelerate) as run:
+        skip = parse_skip(batch[0].skip)
+        with guided(pipe, chosen[0] if same else chosen, quiet=quiet, skip=skip) as run:
             images = sample(pipe, batch)
         quiet = True  # the plan of the first batch is that of all
         for job, image, count in zip(batch, images, run.last.evaluations, strict=True):

@@ -25,7 +25,7 @@ def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.
         "Model": settings["model"],
         "Guider": guider,
     }
-    for name in ("accelerate", "lora"):
+    for name in ("skip", "lora"):
         if settings.get(name):
             fields[name.capitalize()] = settings[name]
     scale = _first_scale(settings["guider"])

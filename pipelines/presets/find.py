@@ -29,13 +29,13 @@ def profile_of(
     wanted: Any,
     given: Profile | None,
     negative: str,
-    accelerate: str,
+    skip: str,
 ) -> Profile:
     """The profile by which the intent of guiders becomes numbers; the one that ships by default.
 
     Args:
         wanted: the guiders.
-        negative, accelerate: the run's negative prompt and acceleration.
+        negative, skip: the run's negative prompt and acceleration.
 
     Raises:
         ValueError: there is none.
@@ -46,7 +46,7 @@ def profile_of(
         ("pipeline", type(pipe).__name__, profile.facts["pipeline"]),
         ("scheduler", type(pipe.scheduler).__name__, profile.facts["scheduler"]),
         ("negative_prompt", negative, profile.facts.get("negative_prompt", "")),
-        ("accelerate", accelerate, ""),
+        ("skip", skip, ""),
     ]
     for name, here, there in pairs:
         if here != there:

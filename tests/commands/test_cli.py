@@ -529,16 +529,16 @@ def test_prompts_in_a_guider_are_texts_as_they_stand():
 def test_accelerated(draw, tmp_path, capsys):
     flags = ["red heart", "--num-inference-steps", 12]
     plain = draw(*flags, out="plain")
-    made = draw(*flags, "--accelerate", "sada(interval=2, late=0.3)", out="sada")
+    made = draw(*flags, "--skip", "sada(interval=2, late=0.3)", out="sada")
     said = capsys.readouterr().out
     assert "24 evaluations" in said
     assert "16 evaluations" in said or "14 evaluations" in said
     assert Image.open(made[0]).tobytes() != Image.open(plain[0]).tobytes()
-    assert png.read(made[0])["accelerate"] == "sada(interval=2, late=0.3)"
+    assert png.read(made[0])["skip"] == "sada(interval=2, late=0.3)"
     again = draw("--params-from", made[0], "--num-inference-steps", 12, out="again")
     assert Image.open(again[0]).tobytes() == Image.open(made[0]).tobytes()
-    draw("red heart", "--accelerate", "warp", code=2)
-    assert "accelerate is 'warp'; allowed is sada" in capsys.readouterr().err
+    draw("red heart", "--skip", "warp", code=2)
+    assert "skip: expected sada" in capsys.readouterr().err
 
 
 def test_what_a_person_types_wrong_is_told_back():
@@ -554,7 +554,7 @@ def test_what_a_person_types_wrong_is_told_back():
 
 
 def test_acceleration_is_refused_where_steps_draw_noise(draw, capsys):
-    draw("red", "--accelerate", "sada", "--scheduler", "euler-a", code=2)
+    draw("red", "--skip", "sada", "--scheduler", "euler-a", code=2)
     assert "EulerAncestralDiscreteScheduler draws noise at every step" in capsys.readouterr().err
 
 

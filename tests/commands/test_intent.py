@@ -159,7 +159,7 @@ def test_misuse(known, folder, tmp_path, capsys):
         (["profile", *flags, "--scales", "0.5"], "scales are"),
         (["profile", *flags, "--guider", "apg+rescale"], "guider is 'apg+rescale'"),
         (["profile", *flags, "--guider", "tcfg"], "guiders have TCFG"),
-        (["profile", *flags, "--accelerate", "sada"], "accelerate"),
+        (["profile", *flags, "--skip", "sada"], "skip"),
         (["profile", *flags, "--seed", "3", "--scales", "3"], "seed is 3"),
         (["profile", *flags, "--out", str(tmp_path / "p.txt")], "out is"),
         (["profile", *flags, "--out", str(bad)], "bad.json"),
