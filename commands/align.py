@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .. import models
+from ..guidance.engine.config import reject
 from ..pipelines.generation.load import LORA, load_pipeline
 from ..pipelines.machine import check_device
 from .flags import guider_from
@@ -50,9 +52,9 @@ def add(commands: Any) -> None:
     absent, more = argparse.SUPPRESS, one.add_argument
     more(
         "--reward",
-        default="emoji-clip",
-        help="such as emoji-clip (default), 'aesthetic+0.1*brightness', module:function; "
-        "`guiders list` has the names",
+        default="",
+        help="such as 'aesthetic+0.1*brightness', module:function; `guiders list` has the names "
+        "(default for emoji: emoji-clip)",
     )
     more(
         "--held-out-reward",
@@ -90,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
 
     given = vars(args)
     settings = settings_from(given)
-    source = args.prompts or ("emoji" if args.model == "emoji" else "animals")
+    usual = models.defaults(args.model)
+    source = args.prompts or usual.training_prompts
     words = prompts.read(source)
     if args.unseen_prompts:
         unseen = prompts.read(args.unseen_prompts)
@@ -101,12 +104,12 @@ def run(args: argparse.Namespace) -> None:
     if set(words) & set(unseen):
         print("guiders: warning: the unseen prompts are trained with, too", file=sys.stderr)
     make_folder(args.out)
-    reward = parse_reward(args.reward)
-    judge = args.held_out_reward or ("emoji-judge" if args.model == "emoji" else None)
-    if judge == args.reward:
-        raise ValueError(
-            f"held_out_reward is {judge!r}, which is what is trained with; allowed is another"
-        )
+    wanted, judge = args.reward or usual.reward, args.held_out_reward or usual.judge
+    if not wanted:
+        raise ValueError("reward: expected one, as `guiders list` has them, got none")
+    reward = parse_reward(wanted)
+    if judge == wanted:
+        raise reject("", "held_out_reward", judge, "another one than is trained with")
     held_out = parse_reward(judge, judges=True) if judge else None
     check_device(args.device)
     # On the host and in its precision: the trainer moves it to the device of this process.
@@ -142,12 +145,12 @@ def settings_from(given: dict[str, Any]) -> Any:
         (
             "target",
             given.get("loss", base.loss.kind) == "linear",
-            "with --loss absolute or hinge",
+            "unless --loss is absolute or hinge",
         ),
-        ("truncation_steps", kind in ("all", "uniform"), "with another --truncation"),
+        ("truncation_steps", kind in ("all", "uniform"), "beside this --truncation"),
     ):
         if given.get(name) is not None and wrong:
-            raise ValueError(f"{name} is {given[name]!r}; allowed {where}")
+            raise reject("", name, given[name], f"none {where}")
     parts = {"truncation": "kind", "truncation_steps": "steps", "early_stop": "early_stop"}
     truncation = {new: given[old] for old, new in parts.items() if old in given}
     if truncation:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..evals.features.extractors import runs_code
 from ..evals.metrics.estimates import Figure
 from ..evals.report.text import shown
@@ -19,6 +20,7 @@ from ..evals.runs.plan import Plan
 from ..evals.runs.registry import ALIASES, METRICS, parse_metrics
 from ..evals.storage.processes import Processes
 from ..guidance import Guider, intents
+from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from .flags import guider_from
 from .settings import add_settings, make_folder, pipeline_of, settings_of
@@ -83,13 +85,13 @@ def run(args: argparse.Namespace) -> None:
         usual = vars(parser_defaults())
         for name, value in vars(args).items():
             if name not in own and (name not in usual or usual[name] != value):
-                raise ValueError(f"{name} is {value!r}; allowed without --from, which says it all")
+                raise reject("", name, value, "none beside --from, which says all")
         named = map(str, before["request"].get("metrics", ()))
         coded = [one for one in named if runs_code(ALIASES.get(one, one).partition(":")[2])]
         if coded:
             raise ValueError(
-                f"the manifest measures {coded[0]}, which runs code that it names; allowed is "
-                "naming it yourself, in a new evaluation"
+                f"manifest: expected metrics without code of their own, got {coded[0]}; name it "
+                "yourself in a new evaluation"
             )
     request = Request.from_dict(before["request"]) if before else request_of(vars(args))
     check_sources(parse_metrics(request.metrics, request.model), request.reference)
@@ -131,7 +133,7 @@ def parser_defaults() -> argparse.Namespace:
 
 def request_of(given: Mapping[str, Any]) -> Request:
     """What the flags ask for."""
-    plan, emoji = None, given.get("model", "emoji") == "emoji"
+    plan, usual = None, models.defaults(given.get("model", "emoji"))
     if given["pictures"]:
         drawing = {
             "guider", "guidance_scale", "guider_arg", "guider_config", "interval", "adaptive",
@@ -139,17 +141,15 @@ def request_of(given: Mapping[str, Any]) -> Request:
             "height", "dtype", "lora",
         }  # fmt: skip
         for name in sorted(drawing & set(given)):
-            raise ValueError(
-                f"{name} is {given[name]!r}; allowed without pictures, which are there already"
-            )
+            raise reject("", name, given[name], "none beside pictures, which are there already")
     else:
         plan = plan_of(given, guider_from(given, {}))
-    default = (DRAWN if emoji else DRAWN.replace("class,", "")) if plan else GIVEN
+    default = (DRAWN if usual.classes else DRAWN.replace("class,", "")) if plan else GIVEN
     return Request(
         plan=plan, pictures=given["pictures"], prompts="" if plan else given["prompts"],
         count=given["num_images"] or (IMAGES if plan and given["num_images"] is None else 0),
         metrics=tuple((given["metrics"] or default).split(",")),
-        reference=given["reference"] or ("train" if emoji else ""), baseline=given["baseline"],
+        reference=given["reference"] or usual.reference, baseline=given["baseline"],
         **shared(given),
     )  # fmt: skip
 
@@ -171,9 +171,9 @@ def plan_of(given: Mapping[str, Any], guider: Guider) -> Plan:
         ValueError: there are no prompts, or a setting is not allowed.
     """
     settings = settings_of({"num_inference_steps": STEPS, **given}, {}, guider, "")
-    prompts = given["prompts"] or ("emoji" if settings.model == "emoji" else "")
+    prompts = given["prompts"] or models.defaults(settings.model).prompts
     if not prompts:
-        raise ValueError("prompts is missing; allowed is a set, a file, a folder or hub:NAME")
+        raise ValueError("prompts: expected a set, a file, a folder or hub:NAME, got none")
     return Plan(settings, prompts, given["batch_size"], given["threads"])
 
 
@@ -185,7 +185,7 @@ def check_same(before: Mapping[str, Any], request: Request, model: Mapping[str, 
         pairs.append(("prompts", before["prompts"]["sha256"], prompts.digest))
     for name, there, here in pairs:
         if there != here:
-            raise ValueError(f"{name} has the sha256 {here}; allowed for this manifest is {there}")
+            raise ValueError(f"{name}: expected the manifest's sha256 {there}, got {here}")
 
 
 def table(

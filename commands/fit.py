@@ -9,7 +9,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..evals.storage.prompts import SETS, load_prompts
+from ..guidance.engine.config import reject
 from ..guidance.references.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.calibration.fit_linear_ag import fit_linear_ag
 from ..pipelines.generation.settings import Settings
@@ -62,11 +64,11 @@ def run(args: argparse.Namespace) -> None:
             place = first + len(jobs) + len(held_out)
             paths.append(Settings(texts[number % len(texts)], None, **settings | {"seed": place}))
     if jobs[0].skip:
-        raise ValueError(f"skip is {jobs[0].skip!r}; allowed is none for a fit")
+        raise reject("", "skip", jobs[0].skip, "none for a fit")
     policy = None
     if args.policy is not None:
         if set(args.policy.lower()) - LETTERS.keys() or not args.policy:
-            raise ValueError(f"policy is {args.policy!r}; allowed is a letter a step of t, e and n")
+            raise reject("", "policy", args.policy, "a letter for each step, of t, e and n")
         policy = [LETTERS[letter] for letter in args.policy.lower()]
     check_out(args.out)
     pipe = pipeline_of(jobs[0], args.device)
@@ -81,16 +83,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def prompts_of(source: str, model: str) -> list[str]:
-    """The prompts of a set or a file; the emoji model's captions are the default for it."""
-    if not source and model != "emoji":
-        raise ValueError("prompts is missing; allowed is a set, or a file with a prompt a line")
-    return list(load_prompts(source or "emoji").texts)
+    """The prompts of a set or a file; by default the model's own.
+
+    Raises:
+        ValueError: there are none.
+    """
+    source = source or models.defaults(model).prompts
+    if not source:
+        raise ValueError("prompts: expected a set, or a file with a prompt in each line, got none")
+    return list(load_prompts(source).texts)
 
 
 def check_out(path: Path) -> None:
     """Before anything is drawn: can the file be written, without losing another?"""
     if path.suffix != ".safetensors":
-        raise ValueError(f"out is {str(path)!r}; allowed is a .safetensors file")
+        raise reject("", "out", str(path), "a .safetensors file")
     if os.path.lexists(path):
-        raise ValueError(f"out is {str(path)!r}, which exists; allowed is a new file")
+        raise reject("", "out", str(path), "a new file, since this one exists")
     make_folder(path.parent)

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from ..pipelines.generation import png
 from ..pipelines.generation.generate import generate, save
@@ -45,14 +46,14 @@ def run(args: argparse.Namespace) -> None:
     guider = guider_from(given, stored)
     prompts = args.prompt or ([stored["prompt"]] if stored else [])
     if not prompts:
-        raise ValueError("prompt is missing; allowed is at least one, or --params-from a picture")
+        raise ValueError("prompt: expected at least one, or --params-from a picture, got none")
     check_count("num_images", args.num_images, len(prompts))
     settings = [settings_of(given, stored, guider, prompt) for prompt in prompts]
     last = settings[0].seed + args.num_images - 1
     dataclasses.replace(settings[0], seed=last)  # is allowed, too
     warn(settings, guider)
     if args.out.suffix.lower() in (".png", ".jpg", ".webp"):
-        raise ValueError(f"out is {str(args.out)!r}; allowed is a folder, pictures are numbered")
+        raise reject("", "out", str(args.out), "a folder, in which pictures are numbered")
     make_folder(args.out)
     pipe = pipeline_of(settings[0], args.device)
     warn_of_length(pipe, settings)

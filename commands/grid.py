@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..guidance import Guider, intents
+from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from ..pipelines.generation import png
 from ..pipelines.generation.generate import Picture, generate
@@ -49,22 +50,22 @@ def run(args: argparse.Namespace) -> None:
     x = Axis.parse(args.x or ("scale=1,2,4,8" if named else "guider=none,cfg,apg,apg+adaptive"))
     y = Axis.parse(args.y) if args.y else Axis("prompt", tuple(prompts))
     if x.name == y.name:
-        raise ValueError(f"x and y are both {x.name}; allowed are two different axes")
+        raise ValueError(f"x and y: expected two different axes, got {x.name} twice")
     axes = {x.name, y.name}
     if not y.values or ("prompt" not in axes and not prompts):
-        raise ValueError("prompt is missing; allowed is at least one, or an axis prompt=...")
+        raise ValueError("prompt: expected at least one, or an axis prompt=..., got none")
     if args.y and prompts and (len(prompts) > 1 or "prompt" in axes):
-        raise ValueError(f"prompt is {prompts!r}; allowed is one that is not on an axis as well")
+        raise reject("", "prompt", prompts, "one, and none beside an axis prompt=...")
     for name, flags in (("guider", named), ("scale", ["guidance_scale"]), ("seed", ["seed"]),
                         ("steps", ["num_inference_steps"])):  # fmt: skip
         for flag in flags:
             if name in axes and flag in given:
-                raise ValueError(f"{flag} is {given[flag]!r}; allowed without an axis {name}=...")
+                raise reject("", flag, given[flag], f"none beside an axis {name}=...")
     out = args.out or next(
         path for n in itertools.count() if not (path := Path(f"out/grid-{n}.png")).exists()
     )
     if out.suffix.lower() != ".png":
-        raise ValueError(f"out is {str(out)!r}; allowed is a .png file")
+        raise reject("", "out", str(out), "a .png file")
 
     cells: dict[tuple[Any, Any], tuple[Settings, Guider]] = {}
     for below in y.values:

@@ -12,6 +12,7 @@ from ..evals.calibration.chart import write_chart
 from ..evals.calibration.measure import LEAST, measure
 from ..evals.storage.prompts import SETS
 from ..guidance import Profile, Term
+from ..guidance.engine.config import as_integer, reject
 from ..pipelines.generation.settings import Settings
 from ..pipelines.language.parse import parse_guider
 from .fit import prompts_of
@@ -53,20 +54,19 @@ def run(args: argparse.Namespace) -> None:
     settings = {name: given[name] for name in names if name in given}
     first = Settings("", None, **settings)
     if "skip" in given:
-        raise ValueError(f"skip is {given['skip']!r}; allowed is none for a profile")
+        raise reject("", "skip", given["skip"], "none for a profile")
     prompts = prompts_of(args.prompts, first.model)
     random.Random(first.seed).shuffle(prompts)
     count = min(PROMPTS, len(prompts)) if args.num_prompts is None else args.num_prompts
-    if not LEAST <= count <= len(prompts):
-        raise ValueError(f"num_prompts is {count}; allowed here are {LEAST} to {len(prompts)}")
+    as_integer("", "num_prompts", count, low=LEAST, high=len(prompts))
     if args.out.suffix != ".json":
-        raise ValueError(f"out is {str(args.out)!r}; allowed is a .json file")
+        raise reject("", "out", str(args.out), "a .json file")
     before = Profile.load(args.out) if os.path.lexists(args.out) else None
     beside = args.out.with_suffix(".svg")
     if before is None and os.path.lexists(beside):
         raise ValueError(
-            f"out is {str(args.out)!r}, whose picture would be {beside}, which exists; allowed is "
-            "another name"
+            f"out: expected a name whose picture is not there yet, got {str(args.out)!r}, whose "
+            f"picture would be {beside}, which exists"
         )
     make_folder(args.out.parent)
     pipe = pipeline_of(first, args.device)
@@ -88,12 +88,11 @@ def scales_of(text: str) -> list[float]:
     try:
         return [float(item) for item in text.split(",")]
     except ValueError:
-        allowed = "numbers above 1 between commas"
-        raise ValueError(f"scales is {text!r}; allowed are {allowed}") from None
+        raise reject("", "scales", text, "numbers above 1 between commas") from None
 
 
 def _term(text: str) -> Term:
     guider = parse_guider(text)
     if not isinstance(guider, Term):
-        raise ValueError(f"guider is {text!r}; allowed is one method, such as apg(10)")
+        raise reject("", "guider", text, "one method, such as apg(10)")
     return guider

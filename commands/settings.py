@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import models
 from ..guidance import CFG, Guider
+from ..guidance.engine.config import as_integer, reject
 from ..pipelines.generation import vocabulary
 from ..pipelines.generation.generate import MOST
 from ..pipelines.generation.load import load_pipeline, model_folder
@@ -62,9 +63,19 @@ def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:
         default=absent,
         help="a guider stored as JSON, instead of --guider",
     )
+    add_functions(parser)
     add_profile(parser)
     add_lora(parser)
     add_run(parser, steps)
+
+
+def add_functions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--functions",
+        action="store_true",
+        help="let a guider stored as JSON or in a PNG import the classes and functions of your own "
+        "that it names, such as mine.py:Halved; their code is run",
+    )
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -135,9 +146,7 @@ def check_count(name: str, value: int, each: int = 1) -> None:
     Args:
         each: so many prompts have that many pictures.
     """
-    most = MOST // each
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} is {value}; allowed is at least 1 and here at most {most}")
+    as_integer("", name, value, low=1, high=MOST // each)
 
 
 def make_folder(path: Path) -> None:
@@ -145,9 +154,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"out is {str(path)!r}; allowed is a folder ({error})") from None
+        raise reject("", "out", str(path), f"a folder ({error})") from None
     if not os.access(path, os.W_OK):
-        raise ValueError(f"out is {str(path)!r}; allowed is a folder that can be written")
+        raise reject("", "out", str(path), "a folder that can be written")
 
 
 def prompts_in(jobs: Sequence[Settings]) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..evals.runs.manifest import Request
 from ..evals.runs.registry import ALIASES, METRICS
 from ..evals.storage.processes import Processes
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     request = Request(
         plan=plan, count=IMAGES if args.num_images is None else args.num_images,
         metrics=(args.metric,),
-        reference=args.reference or ("train" if plan.settings.model == "emoji" else ""),
+        reference=args.reference or models.defaults(plan.settings.model).reference,
         **shared(vars(args)),
     )  # fmt: skip
     space = parse_space(args.guider)

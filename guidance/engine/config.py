@@ -150,6 +150,7 @@ def reject(owner: object, name: str, value: object, expected: str) -> ValueError
     return ValueError(f"{who}{': ' if who else ''}{name}: expected {expected}, got {shown}")
 
 
+NAMES_CODE = "functions=True (--functions of a command), since it names code that would be run"
 # What Diffusers and the methods' authors call it.
 ELSEWHERE = {
     "adaptive_projected_guidance_momentum": "momentum",
@@ -331,14 +332,14 @@ def _decode(value: Any, functions: bool) -> Any:
     kind = Config.registry.get(name) if isinstance(name, str) else None
     if kind is None and isinstance(name, str) and ":" in name:
         if not functions:
-            raise reject("JSON", "type", name, "functions=True, since it names code to run")
+            raise reject("JSON", "type", name, NAMES_CODE)
         kind = own_class(name)
     if kind is None or not dataclasses.is_dataclass(kind):
         known = sorted(name for name, c in Config.registry.items() if dataclasses.is_dataclass(c))
         raise reject("JSON", "type", name, "one of " + ", ".join(known))
     settings = {key: item for key, item in value.items() if key != "type"}
     if kind.runs_code(settings) and not functions:
-        raise reject("JSON", str(name), settings, "functions=True, since it names code to run")
+        raise reject("JSON", str(name), settings, NAMES_CODE)
     settings = {key: _decode(item, functions) for key, item in value.items() if key != "type"}
     return build(kind, settings)
 
@@ -388,9 +389,7 @@ def build(kind: type[Config], settings: dict[str, Any]) -> Any:
     for field in fields_of(kind):
         none = field.default is field.default_factory is dataclasses.MISSING
         if none and field.init and field.name not in settings:
-            raise ValueError(
-                f"{kind.__name__}: {field.name}: expected a value, since it has no default, got none"
-            )
+            raise ValueError(f"{kind.__name__}: {field.name}: expected a value, got none")
     try:
         return kind(**settings)
     except TypeError as error:

@@ -92,7 +92,7 @@ class RewardGuidance(Gradient):
     works_on: ClassVar[str] = "x0"
 
     scale: Any = 1.0
-    reward: Any = "emoji-clip"
+    reward: Any = None
     space: str = choice("pictures", "pictures", "latents")
     through: str = choice("network", "network", "x0")
     low: float | None = number(None, low=0, optional=True)

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from ...guidance.engine.config import reject
 from ..language.parse import UNGUIDED, split
 from .generate import Picture
 
@@ -34,19 +35,17 @@ class Axis:
         name, _, values = text.partition("=")
         items = split(values, ";") if ";" in values or name == "prompt" else split(values, ",")
         if name not in AXES or (not values and name != "prompt"):
-            raise ValueError(f"axis is {text!r}; allowed is {', '.join(f'{a}=...' for a in AXES)}")
+            raise reject("", "axis", text, f"one of {', '.join(f'{a}=...' for a in AXES)}")
         if name in ("prompt", "guider"):
             return cls(name, tuple(items))
         kind = float if name == "scale" else int
         try:
             return cls(name, tuple(kind(item) for item in items))
         except ValueError:
-            raise ValueError(
-                f"axis {name} is {values!r}; allowed are numbers between commas"
-            ) from None
+            raise reject("", f"axis {name}", values, "numbers between commas") from None
 
     def label(self, value: Any) -> str:
-        """What stands beside the row or above the column."""
+        """The heading of the value's row or column."""
         if self.name in ("prompt", "guider"):
             return "unguided" if (self.name, value) == ("guider", UNGUIDED) else str(value)
         return f"{self.name} {value:g}"

@@ -56,13 +56,13 @@ def parse_guider(
     if text.strip().lower() == UNGUIDED:
         for name, value in (("guidance_scale", guidance_scale), ("guider_arg", arguments or None)):
             if value is not None:
-                raise reject("", name, value, f"it with a guider other than {UNGUIDED} only")
+                raise reject("", name, value, f"none beside the guider {UNGUIDED}")
         return CFG(1.0)
     for opening, closing in ("()", "[]"):
         if text.count(opening) != text.count(closing):
             raise reject("", "guider", text, f"as many {closing} as {opening}")
     if "++" in text.replace(" ", ""):  # it would be read as an empty part
-        raise ValueError(f"guider: {written_here('cfg++')}, got {text!r}")
+        raise ValueError(f"guider: got {text!r}; {written_here('cfg++')}")
     terms: list[tuple[type[Config], Settings]] = []
     gates: list[tuple[type[Config], Settings]] = []
     transforms: list[Post | Prepare] = []
@@ -76,7 +76,7 @@ def parse_guider(
     if not terms:
         raise reject("", "guider", text, f"at least one of {', '.join(_listed(term_names()))}")
     if arguments and len(terms) > 1:
-        raise reject("", "guider_arg", arguments[0], f"it with one method, not {len(terms)}")
+        raise ValueError(f"guider: expected one method beside guider_arg, got {len(terms)}")
     made = []
     for kind, settings in terms:
         more = read_settings(kind, arguments, named=True)
@@ -132,7 +132,7 @@ def _part(item: str) -> tuple[type[Config], Settings]:
         raise ValueError("guider: expected a few levels of parentheses, got too many") from None
     if found is None:
         if sentence := instead_of(item):
-            raise ValueError(f"guider: {sentence}, got {item!r}")
+            raise ValueError(f"guider: got {item!r}; {sentence}")
         names = ", ".join(_listed(known))
         raise reject("", "guider", item, f"one of {names}, FILE.py:NAME, or {UNGUIDED} alone")
     kind = found[0]
