@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...guidance import CFG, Config, Guider
-from ...guidance.engine.config import Stored, choice, integer, number, reject
+from ...guidance.engine.config import Stored, choice, integer, no_setting, number, reject
 from .lora import ATTENTION
 from .truncation import Truncation
 
@@ -144,9 +144,9 @@ def settings_for(method: str = "alignprop", **changes: Any) -> AlignSettings:
         ValueError: there is no such method, or a setting is not allowed.
     """
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed is one of {', '.join(METHODS)}")
+        raise reject("", "method", method, f"one of {', '.join(METHODS)}")
     known = [one.name for one in fields(AlignSettings)]
     for name, value in changes.items():
         if name not in known:
-            raise ValueError(f"{name} is {value!r}; allowed is one of {', '.join(known)}")
+            raise ValueError(no_setting(AlignSettings, name, value, known))
     return AlignSettings(**{**METHODS[method], **changes})

@@ -128,7 +128,7 @@ def instead_of(text: str) -> str:
     near = difflib.get_close_matches(plain(name), [*known, *ELSEWHERE], 1)
     if near and near[0] in ELSEWHERE:
         return written_here(near[0], inner)
-    return f"perhaps {hyphenated(known[near[0]])} is meant" if near else ""
+    return f"did you mean {hyphenated(known[near[0]])}?" if near else ""
 
 
 def arguments_of(kind: type[Config]) -> list[str]:

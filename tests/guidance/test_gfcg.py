@@ -206,13 +206,13 @@ def test_gates_and_other_terms_go_with_it():
 def test_complaints():
     with pytest.raises(ValueError, match="at least two texts or classes"):
         Confusion(["a"])
-    with pytest.raises(ValueError, match="classifier is 'emoji-clip'; allowed is a function"):
+    with pytest.raises(ValueError, match=r"classifier: expected a function.*, got 'emoji-clip'"):
         Confusion(CLASSES, space="latents")
     with pytest.raises(ValueError, match=r"the classifier gave \(1, 2\); allowed are logits"):
         run(CFG(2, reference=confusion(lambda x0: torch.zeros(1, 2))), World("a"))
     with pytest.raises(ValueError, match=r"an image's prompt is None"):
         run(CFG(2, reference=confusion(sees([1.0, 0, 0]))), World(None))
-    with pytest.raises(ValueError, match="otherwise is 3"):
+    with pytest.raises(ValueError, match=r"otherwise: expected .*, got 3"):
         confusion(sees([1.0, 0, 0]), otherwise=3)
     with pytest.raises(ValueError, match=r"classifier is a function, which is not stored"):
         CFG(2, reference=confusion(sees([1.0, 0, 0]))).to_dict()

@@ -172,7 +172,7 @@ def test_what_a_reward_has_to_be():
         Denoiser(RewardGuidance(0.5, quadratic), 2)(Query(x_(), step()), Linear())
     with pytest.raises(ValueError, match="needs no reference"):
         latents(scale=Adaptive(3))
-    with pytest.raises(ValueError, match=r"high is None; allowed is at least low \(= 0.3\)"):
+    with pytest.raises(ValueError, match=r"high: expected at least low \(= 0.3\).*, got None"):
         latents(low=0.3)
     with pytest.raises(ValueError, match="log_prob is None"):
         ClassifierGuidance(3)

@@ -201,12 +201,12 @@ def test_what_cannot_be_matched_is_refused():
         (APG(Match(CFG(Adaptive(4)))), "Match: guider"),
         (CFG(Match(4), reference=WeakModel("emoji-weak")), "emoji-weak.*guiders profile"),
         (APG(Match(40)), "effective scale is 40"),
-        (TCFG(Match(4)), "Match: method is 'TCFG'"),
+        (TCFG(Match(4)), "Match: method: expected .*, got 'TCFG'"),
         (reward, "RewardGuidance"),
     ):
         with pytest.raises(ValueError, match=words):
             resolve(guider, known)
-    with pytest.raises(ValueError, match="guider is 'strong'"):
+    with pytest.raises(ValueError, match=r"guider: expected .*, got 'strong'"):
         Match("strong")
 
 
@@ -225,7 +225,7 @@ def test_adaptive_saves_what_was_asked_for(save, stages):
 
 def test_more_than_can_be_saved_is_refused():
     known = profile(track(*predictions(prompts=50)))
-    with pytest.raises(ValueError, match=r"save is 0.49; allowed is at most 0.429 in 7 eval"):
+    with pytest.raises(ValueError, match=r"save: expected at most 0.429 in 7 eval.*, got 0.49"):
         resolve(CFG(Adaptive(4, save=0.49)), known)
 
 
@@ -329,14 +329,14 @@ def test_what_excludes_each_other():
     assert Interval(3, 1, 2).replace(keep=0.5) == Interval(3, keep=0.5)
     assert Interval(3, keep=0.5).replace(low=1) == Interval(3, low=1)
     for make, words in (
-        (lambda: Adaptive(3, threshold=0.9, save=0.2), "save is 0.2"),
-        (lambda: Adaptive(3, space="output", save=0.2), "save is 0.2"),
-        (lambda: Adaptive(3, save=0.6), "save is 0.6"),
-        (lambda: Interval(3, low=1, keep=0.9), "keep is 0.9"),
-        (lambda: Interval(3, keep=1), "keep is 1"),
-        (lambda: APG(rescale="p100"), "rescale is 'p100'"),
-        (lambda: APG(rescale="big"), "rescale is 'big'"),
-        (lambda: APG(rescale="p90", rescale_rms=0.1), "rescale_rms is 0.1"),
+        (lambda: Adaptive(3, threshold=0.9, save=0.2), "save: expected .*, got 0.2"),
+        (lambda: Adaptive(3, space="output", save=0.2), "save: expected .*, got 0.2"),
+        (lambda: Adaptive(3, save=0.6), "save: expected .*, got 0.6"),
+        (lambda: Interval(3, low=1, keep=0.9), "keep: expected .*, got 0.9"),
+        (lambda: Interval(3, keep=1), "keep: expected .*, got 1"),
+        (lambda: APG(rescale="p100"), "rescale: expected .*, got 'p100'"),
+        (lambda: APG(rescale="big"), "rescale: expected .*, got 'big'"),
+        (lambda: APG(rescale="p90", rescale_rms=0.1), "rescale_rms: expected .*, got 0.1"),
     ):
         with pytest.raises(ValueError, match=words):
             make()
@@ -452,10 +452,10 @@ def test_the_whole_run_saves_what_was_asked_for(guider, save):
 def test_what_is_saved_anyway_and_what_never_is():
     known = profile(track(*predictions(prompts=50)))
     for guider, words in (
-        (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save is 0.2; allowed is above 0.286"),
+        (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save: expected above 0.286.*, got 0.2"),
         (CFG(Adaptive(4, save=0.2)) + APG(3), "at most 0 in 7 .* other terms guide"),
         (CFG(Adaptive(4, save=0.2)) + APG(Adaptive(3, save=0.3)), "the same share"),
-        (CFG(Adaptive(1, save=0.2)), "allowed is None, since 0.5 is saved without it"),
+        (CFG(Adaptive(1, save=0.2)), "expected None, since 0.5 is saved without it"),
     ):
         with pytest.raises(ValueError, match=words):
             resolve(guider, known)
@@ -464,7 +464,7 @@ def test_what_is_saved_anyway_and_what_never_is():
 def test_where_nothing_is_known_nothing_is_saved():
     seen = track(*predictions(prompts=50))
     seen.gaps[0].disagreement["eps"][:2] = 2.0  # sigma is infinite
-    with pytest.raises(ValueError, match=r"save is 0.4; allowed is at most 0.286"):
+    with pytest.raises(ValueError, match=r"save: expected at most 0.286.*, got 0.4"):
         resolve(CFG(Adaptive(4, space="eps", save=0.4)), profile(seen))
 
 

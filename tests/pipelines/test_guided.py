@@ -342,7 +342,7 @@ def test_what_is_not_supported_is_said():
     ):
         pass
     for wrong in (3, "cfg", [], [CFG(3), 4], CFG):
-        with pytest.raises(ValueError, match="allowed is a Guider"), guided(pipe, wrong):
+        with pytest.raises(ValueError, match="expected a Guider"), guided(pipe, wrong):
             pass
     with (
         guided(pipe, [CFG(3)] * 3, quiet=True),
@@ -422,7 +422,7 @@ def test_a_weak_model_of_another_parameterisation():
 
 
 def test_a_weak_model_is_a_network_or_the_name_of_one():
-    with pytest.raises(ValueError, match="model is 7"):
+    with pytest.raises(ValueError, match=r"model: expected .*, got 7"):
         WeakModel(7)
     named = CFG(2, reference=WeakModel("emoji-weak"))
     assert Guider.from_dict(named.to_dict()) == named
