@@ -247,6 +247,13 @@ class Config:
         """Normalise a field from ``__post_init__`` (the dataclasses are frozen)."""
         object.__setattr__(self, name, value)
 
+    def __str__(self) -> str:
+        if not dataclasses.is_dataclass(self):
+            return type(self).__name__
+        values = [getattr(self, field.name) for field in fields_of(self)]
+        shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def replace(self, **changes: Any) -> Self:
         """A copy with other settings."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]

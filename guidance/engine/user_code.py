@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_FILES: dict[str, str] = {}  # the file of a module that was loaded here, as it was named
+_FILES: dict[str, str] = {}  # of each module that was loaded here, the file as it was named
 
 
 def find(name: str) -> Any:
@@ -33,32 +33,36 @@ def find(name: str) -> Any:
 
 def _load(source: str) -> ModuleType:
     path = Path(source).resolve()
+    for module in list(sys.modules.values()):  # it may have run: the program, or an import of it
+        file = str(getattr(module, "__file__", None) or "")
+        if file.endswith(path.name) and Path(file).resolve() == path:
+            return module
     name = f"guiders_user_file_{path.with_suffix('').as_posix().replace('/', '_')}"
-    if name in sys.modules:
-        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    made = importlib.util.module_from_spec(spec)
     # Dataclasses look for their module while it runs.
-    sys.modules[name], _FILES[name] = module, Path(source).as_posix()
+    sys.modules[name], _FILES[name] = made, Path(source).as_posix()
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(made)
     except BaseException:
         del sys.modules[name], _FILES[name]
         raise
-    return module
+    return made
 
 
 def name_of(item: Any) -> str:
     """What ``find`` finds a class or a function by; the name alone for those of this library."""
-    module = str(item.__module__)
+    module, name = str(item.__module__), str(item.__name__)
     if module.partition(".")[0] == __name__.partition(".")[0]:
-        return str(item.__name__)
+        return name
+    if module in _FILES:
+        return f"{_FILES[module]}:{name}"
+    file, here = getattr(sys.modules.get(module), "__file__", None), Path.cwd()
+    own = file and "." not in module and "site-packages" not in Path(file).parts
+    if own and Path(file).is_relative_to(here):  # a script, or a file beside one
+        return f"{Path(file).relative_to(here).as_posix()}:{name}"
     if module == "__main__":
-        file = getattr(sys.modules[module], "__file__", None)
-        if file is None:  # typed into an interpreter
-            return str(item.__name__)
-        path, here = Path(file), Path.cwd()
-        module = str(path.relative_to(here) if path.is_relative_to(here) else path)
-    return f"{_FILES.get(module, module)}:{item.__name__}"
+        return f"{file}:{name}" if file else name  # without a file: typed into an interpreter
+    return f"{module}:{name}"

@@ -521,7 +521,7 @@ def test_stored_settings_are_json(draw):
 
 
 def test_prompts_in_a_guider_are_texts_as_they_stand():
-    guider = parse_guider("cfg(3, reference=confusion([a|b; 7; cosine; none]))|rescale")
+    guider = parse_guider("cfg(3, reference=confusion([a|b; 7; cosine; none], emoji-clip))|rescale")
     assert guider.terms[0].reference.prompts == ("a|b", 7, "cosine", "none")
     assert len(guider.posts) == 1
     deep = "cfg(" + "[" * 3000

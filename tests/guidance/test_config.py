@@ -207,13 +207,9 @@ def test_whole_numbers_may_be_written_as_floats():
     assert type(Counted(4.0).count) is int
     assert Counted(np.int64(4), rest=2).rest == 2
     for wrong in (0, 1.5, True, "3", None, float("nan"), 10**7 + 1):
-        with pytest.raises(
-            ValueError, match="count: expected a whole number between 1 and 10000000"
-        ):
+        with pytest.raises(ValueError, match="count: expected a whole number between 1"):
             Counted(wrong)
-    with pytest.raises(
-        ValueError, match="rest: expected a whole number of at least 0 or None, got -1"
-    ):
+    with pytest.raises(ValueError, match=r"rest: expected .* at least 0 or None, got -1"):
         Counted(rest=-1)
 
 
@@ -228,7 +224,7 @@ def test_a_method_without_its_decorator_is_refused_in_words():
     @dataclass
     class Thawed(Term):
         scale: float = 3.0
-        reference: Reference = Negative()
+        reference: Reference = Negative()  # noqa: RUF009
 
     for kind, got in ((Forgotten, "none"), (Inherited, "none"), (Thawed, "@dataclass")):
         words = rf"class {kind.__name__}: expected .*@dataclass\(frozen=True\).*, got {got}"

@@ -153,7 +153,7 @@ def test_a_guider_for_each_prompt():
 def test_a_scale_for_each_prompt_or_each_image():
     c, u = pictures(4, 0), pictures(4, 1)
     torch.testing.assert_close(guide(CFG([3, 9]), c, u)[0], guide(CFG([3, 3, 9, 9]), c, u)[0])
-    with pytest.raises(ValueError, match="3 values for a batch of 4"):
+    with pytest.raises(ValueError, match="got 3 for a batch of 4"):
         guide(CFG([1, 2, 3]), c, u)
 
 

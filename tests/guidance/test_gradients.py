@@ -174,7 +174,7 @@ def test_what_a_reward_has_to_be():
         latents(scale=Adaptive(3))
     with pytest.raises(ValueError, match=r"high: expected at least low \(= 0.3\).*, got None"):
         latents(low=0.3)
-    with pytest.raises(ValueError, match="log_prob is None"):
+    with pytest.raises(ValueError, match=r"log_prob: expected a function .*, got None"):
         ClassifierGuidance(3)
 
 

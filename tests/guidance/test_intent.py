@@ -225,7 +225,7 @@ def test_adaptive_saves_what_was_asked_for(save, stages):
 
 def test_more_than_can_be_saved_is_refused():
     known = profile(track(*predictions(prompts=50)))
-    with pytest.raises(ValueError, match=r"save: expected at most 0.429 in 7 eval.*, got 0.49"):
+    with pytest.raises(ValueError, match=r"save is 0.49; allowed is at most 0.429 in 7 eval"):
         resolve(CFG(Adaptive(4, save=0.49)), known)
 
 
@@ -413,7 +413,7 @@ def test_files_that_are_no_profiles(tmp_path, change):
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"Profile: path is .*p.json.*guiders profile"):
+    with pytest.raises(ValueError, match=r"Profile: path: expected .*guiders profile.*, got .*p.json"):
         Profile.load(path)
 
 
@@ -452,10 +452,10 @@ def test_the_whole_run_saves_what_was_asked_for(guider, save):
 def test_what_is_saved_anyway_and_what_never_is():
     known = profile(track(*predictions(prompts=50)))
     for guider, words in (
-        (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save: expected above 0.286.*, got 0.2"),
+        (CFG(Adaptive(Interval(4, low=3), save=0.2)), "save is 0.2; allowed is above 0.286"),
         (CFG(Adaptive(4, save=0.2)) + APG(3), "at most 0 in 7 .* other terms guide"),
         (CFG(Adaptive(4, save=0.2)) + APG(Adaptive(3, save=0.3)), "the same share"),
-        (CFG(Adaptive(1, save=0.2)), "expected None, since 0.5 is saved without it"),
+        (CFG(Adaptive(1, save=0.2)), "allowed is None, since 0.5 is saved without it"),
     ):
         with pytest.raises(ValueError, match=words):
             resolve(guider, known)
@@ -464,7 +464,7 @@ def test_what_is_saved_anyway_and_what_never_is():
 def test_where_nothing_is_known_nothing_is_saved():
     seen = track(*predictions(prompts=50))
     seen.gaps[0].disagreement["eps"][:2] = 2.0  # sigma is infinite
-    with pytest.raises(ValueError, match=r"save: expected at most 0.286.*, got 0.4"):
+    with pytest.raises(ValueError, match=r"save is 0.4; allowed is at most 0.286"):
         resolve(CFG(Adaptive(4, space="eps", save=0.4)), profile(seen))
 
 

@@ -196,7 +196,7 @@ def test_what_is_no_such_file_is_refused(tmp_path):
         ):
             LinearAG(tmp_path / name)
     for value in (None, "", 3, Negative()):
-        with pytest.raises(ValueError, match="LinearAG: coefficients is"):
+        with pytest.raises(ValueError, match="LinearAG: coefficients: expected"):
             LinearAG(value)
     with pytest.raises(ValueError, match="save them to a file"):
         LinearAG(coefficients()).to_dict()

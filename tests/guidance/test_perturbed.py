@@ -70,13 +70,13 @@ def test_what_they_say_they_are(reference, text):
     [
         (lambda: SkipLayers(()), r"layers: expected numbers or names.*, got \(\)"),
         (lambda: SkipLayers(-1), "layers: expected .*, got -1"),
-        (lambda: PerturbedAttention([1.5]), "layers is"),
-        (lambda: PerturbedAttention(True), "layers is True"),
+        (lambda: PerturbedAttention([1.5]), r"layers: expected .*, got \[1.5\]"),
+        (lambda: PerturbedAttention(True), r"layers: expected .*, got True"),
         (lambda: SmoothedAttention(0), "blur: expected a number above 0 or None.*, got 0"),
-        (lambda: SmoothedAttention(float("inf")), "blur is inf"),
+        (lambda: SmoothedAttention(float("inf")), r"blur: expected .*, got inf"),
         (lambda: SkipLayers(what="heads"), "what: expected one of block, attention.*, got 'heads'"),
         (lambda: AdapterOff([]), r"names: expected a list of names of adapters.*, got \[\]"),
-        (lambda: AdapterOff([3]), r"names is \[3\]"),
+        (lambda: AdapterOff([3]), r"names: expected .*, got \[3\]"),
         (lambda: Reference.from_dict({"type": "SkipLayers", "layer": 3}), "no setting layer"),
     ],
 )

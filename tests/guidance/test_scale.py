@@ -79,5 +79,5 @@ def test_a_function_is_stored_by_name_only():
         CFG(lambda s: 3).to_dict()
     stored = CFG(Custom("math:sqrt")).to_dict()
     assert stored["scale"] == {"type": "Custom", "function": "math:sqrt"}
-    with pytest.raises(ValueError, match="module:function"):
+    with pytest.raises(ValueError, match="MODULE:NAME"):
         Custom("math:nothing")
