@@ -216,7 +216,8 @@ def test_complaints():
         confusion(sees([1.0, 0, 0]), otherwise=3)
     with pytest.raises(ValueError, match=r"classifier is a function, which is not stored"):
         CFG(2, reference=confusion(sees([1.0, 0, 0]))).to_dict()
-    named = CFG(2, reference=Confusion(("a", "b"), "clip", otherwise=Negative(), model="emoji-weak"))
+    reference = Confusion(("a", "b"), "clip", otherwise=Negative(), model="emoji-weak")
+    named = CFG(2, reference=reference)
     assert Guider.from_dict(named.to_dict()) == named
 
 
