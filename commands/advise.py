@@ -17,7 +17,7 @@ from ..pipelines.language.parse import parse_guider
 def add(commands: Any) -> None:
     one = commands.add_parser(
         "advise",
-        help="a profile in plain words",
+        help="say in plain words what a profile shows",
         description="Say what a profile shows, and the command that acts on each.",
     )
     one.add_argument(

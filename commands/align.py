@@ -17,16 +17,16 @@ from .settings import add_machine, make_folder
 
 WHOLE = {
     "max-steps": "optimiser steps (default: 100)",
-    "batch-size": "pictures of a trajectory, on each device (default: 8)",
-    "gradient-accumulation-steps": "trajectories of an optimiser step (default: 1)",
+    "batch-size": "pictures drawn at once, on each device (default: 8)",
+    "gradient-accumulation-steps": "batches for each optimiser step (default: 1)",
     "num-inference-steps": "(default: 30; refl 40)",
     "height": "pixels (default: the model's)",
     "width": "pixels (default: the model's)",
     "rank": "of the LoRA (default: 4)",
     "save-every": "steps between checkpoints (default: 10)",
     "eval-every": "steps between pictures of unseen prompts (default: 10)",
-    "eval-prompts": "unseen prompts that are drawn (default: 8)",
-    "eval-samples": "pictures of each (default: 2)",
+    "eval-prompts": "number of unseen prompts to draw (default: 8)",
+    "eval-samples": "pictures of each unseen prompt (default: 2)",
     "seed": "(default: 0)",
 }
 NUMBERS = {
@@ -34,9 +34,9 @@ NUMBERS = {
     "learning-rate": "of AdamW (default: 1e-3; refl 1e-5)",
     "weight-decay": "of AdamW (default: 1e-4)",
     "max-grad-norm": "gradients are clipped to this norm (default: 1)",
-    "eta": "of DDIM: 1 stochastic, 0 not (default: 1)",
-    "kl-weight": "of the squared distance of the network's output to the base's (default: 0)",
-    "weight-penalty": "of the squared size of the LoRA's change (default: 0)",
+    "eta": "of DDIM: 1 is stochastic, 0 is deterministic (default: 1)",
+    "kl-weight": "weight of the squared distance to the base model's output (default: 0)",
+    "weight-penalty": "weight of the squared size of the LoRA's change (default: 0)",
 }
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -58,21 +58,29 @@ def add(commands: Any) -> None:
     )
     more(
         "--held-out-reward",
-        help="looks on and is never trained with (default: emoji-judge for the emoji model)",
+        help="measured and never trained with (default for emoji: emoji-judge)",
     )
-    more("--prompts", default="", help="a file with one in each line, or emoji (default), animals")
-    more("--unseen-prompts", default="", help="the same, for pictures (default: a fifth of them)")
+    more(
+        "--prompts",
+        default="",
+        help="a file with one in each line, emoji (default for emoji), or animals (default)",
+    )
+    more(
+        "--unseen-prompts",
+        default="",
+        help="prompts that are only drawn and measured (default: a fifth of --prompts)",
+    )
     more("--method", default="alignprop", help="alignprop (default), draft, draft-k, draft-lv, "
          "refl, drtune")  # fmt: skip
     more("--truncation", default=absent, help="gaussian, uniform, fixed, all or spaced")
     more("--truncation-steps", type=float, default=absent, help="evaluations with gradients")
-    more("--early-stop", type=int, default=absent, help="end at one of the last so many steps")
+    more("--early-stop", type=int, default=absent, help="end at one of the last N steps, at random")
     more("--loss", default=absent, help="linear, absolute or hinge")
-    more("--target", type=float, default=absent, help="of the absolute and the hinge loss")
+    more("--target", type=float, default=absent, help="target of the absolute and the hinge loss")
     more("--model", default="emoji", help="emoji (default), a folder, or a Hub id")
     more("--scheduler", default="", help="as for generate (default: the model's)")
     more("--negative-prompt", default=absent)
-    more("--guider", default=absent, help="inside the loop, such as cfg (default), apg, none")
+    more("--guider", default=absent, help="guider while training, such as cfg (default), apg, none")
     more("--guidance-scale", type=float, default=absent, help="(default: 5)")
     more("--guider-arg", action="append", default=absent, metavar="KEY=VALUE")
     more("--target-modules", default=absent, help="names of layers between commas")

@@ -41,11 +41,14 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--guider", action="append", default=None, metavar="GUIDER",
         help=f"several times; such as cfg, 'apg+adaptive', 'cfg(5)' at its own scale, {UNGUIDED}, "
-        f"or a .json file (default: {' and '.join(GUIDERS)}); the first is the baseline of ssim",
+        f"or a .json file (default: {' and '.join(GUIDERS)}); the first is the baseline of ssim, "
+        "psnr and lpips",
     )  # fmt: skip
-    one.add_argument("--scales", help=f"between commas (default: {SCALES})")
+    one.add_argument("--scales", help=f"guidance scales, between commas (default: {SCALES})")
     one.add_argument(
-        "--no-match", action="store_true", help="do not draw CFG at each effective scale as well"
+        "--no-match",
+        action="store_true",
+        help="do not also draw CFG at the effective scale of each method",
     )
     one.add_argument("--out", type=Path, help="folder of the comparison (default: out/compare)")
     add_measuring(one, WANTED)

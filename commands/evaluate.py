@@ -1,4 +1,4 @@
-"""``guiders evaluate``: draw many pictures with one guider, or take some, and measure them."""
+"""``guiders evaluate``: draw many pictures with one guider, or take a folder, and measure them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,20 @@ def add(commands: Any) -> None:
         "one as fd:NETWORK. Start it with torchrun or accelerate launch for several processes, and "
         "start it again to go on after a kill.",
     )
-    one.add_argument("--pictures", default="", help="measure this folder instead of drawing")
     one.add_argument(
-        "--from", type=Path, dest="source", metavar="MANIFEST", help="repeat what this one says"
+        "--pictures", default="", help="measure the pictures of this folder, and draw none"
     )
-    one.add_argument("--baseline", default="", help="folder of pictures for ssim, psnr and lpips")
-    one.add_argument("--out", type=Path, help="folder of the run (default: out/evaluate)")
+    one.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="MANIFEST",
+        help="repeat the evaluation of this manifest",
+    )
+    one.add_argument(
+        "--baseline", default="", help="folder of pictures that ssim, psnr and lpips compare with"
+    )
+    one.add_argument("--out", type=Path, help="folder of the results (default: out/evaluate)")
     add_measuring(one, f"{DRAWN}; without class for other models than emoji")
     add_settings(one, STEPS)
     one.set_defaults(run=run)
@@ -56,26 +64,39 @@ def add_measuring(parser: argparse.ArgumentParser, metrics: str = "", images: in
     add(
         "--prompts",
         default="",
-        help="emoji (default for it), emoji-held-out, geneval, a file, a folder or hub:NAME",
+        help="a set (emoji, emoji-held-out, geneval), a file, a folder or hub:NAME (default for "
+        "emoji: emoji)",
     )
-    add("--num-images", type=int, help=f"(default: {images})")
+    add("--num-images", type=int, help=f"number of pictures to draw (default: {images})")
     if metrics:
         add("--metrics", default="", help=f"between commas (default: {metrics})")
     add(
         "--reference",
         default="",
-        help="real pictures: train (default for emoji), held-out, an .npz or .pkl of ADM, EDM2 or "
+        help="real pictures that fd, kid, precision and recall compare with: train (default for "
+        "emoji), held-out, an .npz or .pkl of ADM, EDM2 or "
         "pytorch-fid, a folder, or hub:NAME",
     )
-    add("--batch-size", type=int, default=32, help="pictures drawn at once, by one process")
-    add("--no-pictures", action="store_true", help="keep features alone, and no pictures")
+    add(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="pictures drawn at once by one process (default: 32)",
+    )
+    add("--no-pictures", action="store_true", help="keep only features, and no pictures")
     add(
         "--bootstrap",
         type=int,
         metavar="N",
-        help="draws of every interval (default: 200 where they take seconds)",
+        help="resamplings for each interval (default: 200 where that takes seconds)",
     )
-    add("--neighbours", type=int, default=3, metavar="K", help="of precision, recall and the like")
+    add(
+        "--neighbours",
+        type=int,
+        default=3,
+        metavar="K",
+        help="neighbours of precision, recall, density and coverage (default: 3)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -125,7 +146,7 @@ def settled(request: Request, pipe: Any, profile: Path | None) -> Request:
 
 
 def parser_defaults() -> argparse.Namespace:
-    """What the flags are where nobody gives any."""
+    """The flags' defaults."""
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers())
     return parser.parse_args(["evaluate"])
@@ -155,7 +176,7 @@ def request_of(given: Mapping[str, Any]) -> Request:
 
 
 def shared(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a request that flags name by themselves."""
+    """The settings of a request that are flags of the same meaning."""
     return {
         "bootstrap": given["bootstrap"],
         "neighbours": given["neighbours"],
@@ -178,7 +199,11 @@ def plan_of(given: Mapping[str, Any], guider: Guider) -> Plan:
 
 
 def check_same(before: Mapping[str, Any], request: Request, model: Mapping[str, Any]) -> None:
-    """Are model and prompts those of the manifest?"""
+    """Check that model and prompts are those of the manifest.
+
+    Raises:
+        ValueError: they are not.
+    """
     prompts = prompts_of(request)
     pairs = [("model", before["model"]["sha256"], model["sha256"])]
     if prompts is not None:
@@ -191,7 +216,7 @@ def check_same(before: Mapping[str, Any], request: Request, model: Mapping[str, 
 def table(
     request: Request, found: Mapping[str, Figure], before: Mapping[str, Any] | None = None
 ) -> str:
-    """A line for each figure; with a manifest, what it said beside it."""
+    """A line for each figure, with the figure of the manifest ``before`` beside it."""
     lines = []
     for one in parse_metrics(request.metrics, request.model):
         if one.key not in found:

@@ -29,18 +29,40 @@ def add(commands: Any) -> None:
         "linear-ag",
         help="the coefficients of LinearAG",
         description="Fit the coefficients of LinearAG on paths of CFG, print how good the "
-        "estimates are on others, and store both.",
+        "estimates are on other paths, and store both.",
     )
     add = one.add_argument
     add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
-    add("--paths", type=int, default=200, help="to fit on; a fifth as many more are held out")
-    add("--guidance-scale", type=float, default=7.5)
-    add("--policy", help="for each step t (true), e (estimate) or n (none): tetetennnn")
-    add("--history", type=int, help="how many steps back the estimates look (default: all)")
-    add("--ridge", type=float, default=1e-6, help="in parts of the mean diagonal")
-    add("--rounds", type=int, default=1, help="fits on the paths of the estimates themselves")
-    add("--space", default="eps", help=f"of the predictions: {', '.join(SPACES)}")
-    add("--batch-size", type=int, default=8, help="paths walked at once")
+    add(
+        "--paths",
+        type=int,
+        default=200,
+        help="paths to fit on; a fifth as many are drawn to test the fit (default: 200)",
+    )
+    add("--guidance-scale", type=float, default=7.5, help="of CFG (default: 7.5)")
+    add(
+        "--policy",
+        help="a letter for each step: t (true), e (estimate) or n (none), as in tetetennnn",
+    )
+    add("--history", type=int, help="number of earlier steps that an estimate uses (default: all)")
+    add(
+        "--ridge",
+        type=float,
+        default=1e-6,
+        help="ridge, relative to the mean diagonal (default: 1e-6)",
+    )
+    add(
+        "--rounds",
+        type=int,
+        default=1,
+        help="number of fits on paths that the estimates themselves take (default: 1)",
+    )
+    add(
+        "--space",
+        default="eps",
+        help=f"space of the predictions: {', '.join(SPACES)} (default: eps)",
+    )
+    add("--batch-size", type=int, default=8, help="paths drawn at once (default: 8)")
     add("--out", type=Path, default=Path("linear-ag.safetensors"), help="file to write")
     add_run(one, steps=20)
     one.set_defaults(run=run)

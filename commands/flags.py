@@ -1,4 +1,4 @@
-"""A guider from the command line's flags, and from what a picture has stored."""
+"""The guider that flags and the stored settings of a picture name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DEFAULT = "cfg"
 
 
 def guider_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Guider:
-    """The guider that the flags name, or the stored one with what the flags change.
+    """The guider that the flags name, or the stored one with the changes of the flags.
 
     Args:
-        given: the flags, by their argument's name; absent ones are not in it.
-        stored: settings read from a picture, see ``png.read``.
+        given: the flags that were given, by the name of their argument.
+        stored: settings read from a picture, see ``png.read``; may be empty.
 
     Raises:
         ValueError: flags exclude each other or are not allowed.
@@ -66,7 +66,7 @@ def with_arguments(guider: Guider, arguments: list[str]) -> Guider:
 
 
 def with_scale(guider: Guider, scale: float) -> Guider:
-    """The same guider with another scale in every term, inside its gates."""
+    """The same guider with another scale in every term; gates stay around it."""
 
     def change(value: Scale) -> ScaleLike:
         if not isinstance(value, Constant):
@@ -79,7 +79,10 @@ def with_scale(guider: Guider, scale: float) -> Guider:
 
 
 def with_gate(guider: Guider, kind: type[Gate], **settings: Any) -> Guider:
-    """The same guider with a gate in every term; one of its kind that is there is changed."""
+    """The same guider with a gate around every term's scale.
+
+    If there is a gate of this kind already, its settings are changed instead.
+    """
 
     def has(value: Scale) -> bool:
         return isinstance(value, kind) or (isinstance(value, Gate) and has(value.scale))

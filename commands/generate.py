@@ -27,14 +27,21 @@ def add(commands: Any) -> None:
     one = commands.add_parser("generate", help="draw pictures", description="Draw pictures.")
     one.add_argument("prompt", nargs="*", default=None, help="one or several prompts")
     one.add_argument(
-        "--num-images", type=int, default=1, help="pictures of each prompt, seeds counting up"
+        "--num-images",
+        type=int,
+        default=1,
+        help="pictures of each prompt, of seeds that count up (default: 1)",
     )
-    one.add_argument("--batch-size", type=int, default=4, help="pictures drawn at once")
-    one.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    one.add_argument(
+        "--batch-size", type=int, default=4, help="pictures drawn at once (default: 4)"
+    )
+    one.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for the pictures (default: out)"
+    )
     one.add_argument(
         "--params-from",
         type=Path,
-        help="take the settings stored in this PNG; other flags override",
+        help="use the settings stored in this PNG; other flags override them",
     )
     add_settings(one)
     one.set_defaults(run=run)

@@ -98,7 +98,13 @@ def run(args: argparse.Namespace) -> None:
 def cell_of(
     given: dict[str, Any], prompts: Sequence[str], values: dict[str, Any]
 ) -> tuple[Settings, Guider]:
-    """The settings and the guider of one cell of a grid."""
+    """The settings and the guider of one cell of a grid.
+
+    Args:
+        given: the flags, by name.
+        prompts: those of the command line.
+        values: of the cell, by the name of the axis.
+    """
     flags = {"scale": "guidance_scale", "steps": "num_inference_steps"}
     here = given | {flags.get(name, name): value for name, value in values.items()}
     if (

@@ -22,7 +22,9 @@ from ..pipelines.rewards import NAMES
 
 def add(commands: Any) -> None:
     listing = commands.add_parser(
-        "list", help="what can be chosen", description="What can be chosen."
+        "list",
+        help="list models, guiders, rewards and schedulers",
+        description="List models, guiders, rewards and schedulers.",
     )
     listing.set_defaults(run=run)
 

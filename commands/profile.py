@@ -1,4 +1,4 @@
-"""``guiders profile``: what guidance does to a model, for guiders by intent."""
+"""``guiders profile``: measure what guidance does to a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCALES, PROMPTS = "7.5", 64
 def add(commands: Any) -> None:
     one = commands.add_parser(
         "profile",
-        help="what guidance does to a model",
+        help="measure what guidance does to a model",
         description="Draw pictures with CFG and write what guidance does at each noise level, by "
         "which adaptive(save=0.25), interval(keep=0.95), apg(rescale=p90) and apg(match(7.5)) "
         "become numbers for this model and these steps. It takes at most two plain runs of the "
@@ -32,11 +32,15 @@ def add(commands: Any) -> None:
     )
     add = one.add_argument
     add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
-    add("--num-prompts", type=int, help="of them; the more, the better (default: 64, or all)")
+    add(
+        "--num-prompts",
+        type=int,
+        help="number of prompts; the more, the better (default: 64, or all)",
+    )
     add("--scales", default=SCALES, help=f"of CFG, between commas (default: {SCALES})")
     add(
         "--guider", action="append", default=None, metavar="GUIDER",
-        help="several times: also on the way of this one, such as "
+        help="also measure along the trajectory of this guider; may be repeated, such as "
         "'cfg(2, reference=weak-model(emoji-weak))'",
     )  # fmt: skip
     add("--batch-size", type=int, default=4, help="pictures drawn at once (default: 4)")

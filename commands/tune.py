@@ -1,4 +1,4 @@
-"""``guiders tune``: the best settings of a guider by a metric, and whether they hold."""
+"""``guiders tune``: search the best settings of a guider by a metric, and check them."""
 
 from __future__ import annotations
 
@@ -35,28 +35,32 @@ def add(commands: Any) -> None:
     add(
         "--guider",
         default=GUIDER,
-        help="with LOW..HIGH in place of numbers; without any its scale is searched, 1..12 "
+        help="guider with LOW..HIGH in place of numbers; without any, its scale is searched, 1..12 "
         f"(default: {GUIDER!r})",
     )
     add(
         "--metric",
         default=METRIC,
-        help=f"{', '.join([*METRICS, *ALIASES])}, but for those that need a baseline; a reward "
+        help=f"{', '.join([*METRICS, *ALIASES])}, except those that need a baseline; a reward "
         "such as pickscore; or module:function, which takes pictures (B, 3, H, W) in [0, 1] and "
-        f"prompts and gives scores (default: {METRIC})",
+        f"prompts and returns scores (default: {METRIC})",
     )
     add(
         "--direction",
         default="",
-        help=f"{' or '.join(DIRECTIONS)} is better, where the metric does not say",
+        help=f"{' or '.join(DIRECTIONS)} is better, if the metric does not say",
     )
-    add("--target", type=float, help="the nearer the metric to that, the better")
+    add(
+        "--target",
+        type=float,
+        help="the best value of the metric, if neither lower nor higher is better",
+    )
     add(
         "--budget",
         type=int,
         default=BUDGET,
         metavar="TRIALS",
-        help=f"of all starts together (default: {BUDGET})",
+        help=f"number of trials, over all starts (default: {BUDGET})",
     )
     add("--out", type=Path, default=Path("out/tune"), help="folder (default: out/tune)")
     add_measuring(one, images=IMAGES)

@@ -60,9 +60,9 @@ def name_of(item: Any) -> str:
     if module in _FILES:
         return f"{_FILES[module]}:{name}"
     file, here = getattr(sys.modules.get(module), "__file__", None), Path.cwd()
-    own = file and "." not in module and "site-packages" not in Path(file).parts
-    if own and Path(file).is_relative_to(here):  # a script, or a file beside one
-        return f"{Path(file).relative_to(here).as_posix()}:{name}"
+    path = Path(file or "")
+    if "." not in module and "site-packages" not in path.parts and path.is_relative_to(here):
+        return f"{path.relative_to(here).as_posix()}:{name}"  # a script, or a file beside one
     if module == "__main__":
         return f"{file}:{name}" if file else name  # without a file: typed into an interpreter
     return f"{module}:{name}"

@@ -64,9 +64,10 @@ class AlignSettings(Stored):
             evaluates network and decoder block by block on the way back, for large pictures;
             ``none`` keeps everything.
         kl_weight: of the mean square between the network's output and the base's at each
-            evaluation that carries gradients. The KL divergence of two reverse processes is a sum
-            of these with weights that depend on the scheduler (Fan et al. 2023, DPOK,
-            arXiv:2305.16381, equation 8 as recalled); here they are 1. One more evaluation each.
+            evaluation that carries gradients. The KL divergence of two reverse processes of equal
+            variance is a weighted sum of these (the regularisation of DPOK, Fan et al. 2023,
+            arXiv:2305.16381); the weights depend on the scheduler, and are 1 here. It costs one
+            more evaluation each.
         weight_penalty: of the squared norm of the LoRA's change of the weights.
         save_every, eval_every: optimiser steps between checkpoints, and between pictures of unseen
             prompts.
@@ -137,8 +138,8 @@ def settings_for(method: str = "alignprop", **changes: Any) -> AlignSettings:
 
     ``alignprop`` as released; ``draft``, ``draft-k`` and ``draft-lv`` with AlignProp's rates, since
     DRaFT's code is not public; ``refl`` as released, whose rate of 1e-5 is meant for all weights
-    and slow for a LoRA; ``drtune`` with 5 of the evaluations and an early stop among the last 5,
-    both of which are recalled, not checked.
+    and slow for a LoRA. ``drtune`` is experimental: 5 evaluations and a stop at one of the last 5
+    are this library's numbers, not the paper's.
 
     Raises:
         ValueError: there is no such method, or a setting is not allowed.

@@ -41,8 +41,8 @@ class Truncation(Config):
             - ``fixed``: k is ``steps``. DRaFT-K (Clark et al. 2023, arXiv:2309.17400).
             - ``all``: k = N. DRaFT.
             - ``spaced``: ``steps`` evaluations at equal distances over the whole trajectory, from
-              a random first one. DRTune (Wu et al. 2024, arXiv:2405.00760), as recalled from the
-              paper, which was not at hand.
+              a random first one. DRTune (Wu et al. 2024, arXiv:2405.00760), as an independent
+              implementation has it (github.com/RuoyuWang-2077/FlowBP).
         steps: see ``kind``; by default 8, and half of the evaluations where those are fewer.
         spread: of ``gaussian``.
         early_stop: end at one of the last so many evaluations, drawn uniformly, and read the clean
@@ -52,8 +52,8 @@ class Truncation(Config):
         detach_input: stop gradients at the network's input, so that none go through its Jacobian:
             DRTune.
         renoise: take the last step so many times more, from fresh noise on the detached final
-            image, and average: DRaFT-LV, which means ``fixed`` with 1 step. The paper's 2 is
-            recalled, not checked.
+            image, and average: DRaFT-LV, which means ``fixed`` with 1 step. Independent
+            implementations give 2 as the paper's number.
 
     Raises:
         ValueError: a setting is not allowed, or two of them together.

@@ -1,4 +1,4 @@
-"""Text to pictures: load a pipeline, guide it, keep the settings with each picture."""
+"""Draw pictures with a guided pipeline, and save each with its settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..machine import memory_of
 from . import png
 from .settings import Settings
 
-MOST = 1_000_000  # pictures of a run
+MOST = 1_000_000  # pictures in a run
 
 
 @dataclass

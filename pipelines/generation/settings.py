@@ -1,4 +1,4 @@
-"""What a picture is drawn with: all that another run needs to draw it again."""
+"""The settings of a picture: all that is needed to draw it again."""
 
 from __future__ import annotations
 
