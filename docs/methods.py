@@ -135,13 +135,17 @@ ABOUT = f"""# Methods
 
 This page is written by `make methods` from the code.
 
-D_c and D_u are the clean images (x0) that the network predicts with the prompt and at the reference, c
-and u its outputs as they come, g the guided one, w the scale (1 is no guidance, for gradients s and 0), all
-for each image alone. *Works on* says in which space a formula is meant; "any" are those that mean
-the same in every space. *Evaluations* of the network are per image and step, measured in a run of
-{STEPS} steps of the method's default settings (references, gates and posts with CFG); *keeps* is what is
-remembered from step to step, one row for each image. On the command line a method is its name in lower
-case, with or without hyphens: `cfg(3, reference=weak-model(emoji-weak))+interval(0.3, 5)`.
+D_c and D_u are the clean images (x0) that the network predicts with the prompt and at the reference; c and u
+are its outputs, and g is the guided output. w is the scale: 1 is no guidance. Gradients have a scale s, and 0 is no
+guidance. Everything is computed for each image alone.
+
+*Works on* is the space of the formula; "any" means that it is the same in every space. *Evaluations* of the network are
+counted per image and step, in a run of {STEPS} steps with the default settings (references, gates and transforms with
+CFG). *Keeps* is what a method remembers from step to step, one row for each image.
+
+On the command line a method is its name in lower case, with or without hyphens:
+`cfg(3, reference=weak-model(emoji-weak))+interval(0.3, 5)`. [A method of your own](add-a-method.md) is
+`mine.py:Name(...)`.
 """
 
 

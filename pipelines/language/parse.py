@@ -116,7 +116,7 @@ def split(text: str, separators: str) -> list[str]:
 
 def _items(inside: str | None) -> list[str]:
     """The settings between parentheses."""
-    return split(inside, ",") if (inside or "").strip() else []
+    return split(inside, ",") if inside and inside.strip() else []
 
 
 def _part(item: str) -> tuple[type[Config], Settings]:
