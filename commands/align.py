@@ -6,14 +6,17 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import models
 from ..guidance.engine.config import reject
 from ..pipelines.generation.load import LORA, load_pipeline
 from ..pipelines.machine import check_device
 from .flags import guider_from
-from .settings import add_machine, make_folder
+from .settings import Commands, add_machine, make_folder
+
+if TYPE_CHECKING:
+    from ..pipelines.align import AlignSettings
 
 WHOLE = {
     "max-steps": "optimiser steps (default: 100)",
@@ -41,7 +44,7 @@ NUMBERS = {
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "align",
         help="fine-tune a model to a reward, as a LoRA",
@@ -132,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
     print(trainer.run() / LORA)
 
 
-def settings_from(given: dict[str, Any]) -> Any:
+def settings_from(given: dict[str, Any]) -> AlignSettings:
     """The settings of the method that the flags name, with what the other flags change.
 
     Raises:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import warnings
 from pathlib import Path
-from typing import Any
 
 from .. import models
 from ..evals.comparison.compare import Method, compare
@@ -24,13 +23,21 @@ from ..pipelines.calibration.settle import settle
 from ..pipelines.language.parse import UNGUIDED, parse_guider
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
-from .settings import add_functions, add_lora, add_profile, add_run, make_folder, pipeline_of
+from .settings import (
+    Commands,
+    add_functions,
+    add_lora,
+    add_profile,
+    add_run,
+    make_folder,
+    pipeline_of,
+)
 
 GUIDERS, SCALES = ("cfg", "apg"), "1,2,4,8,12,16"
 WANTED = "fd,clip,saturation,contrast,clipped,nfe"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "compare",
         help="guiders against each other over the scale",

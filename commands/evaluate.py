@@ -23,14 +23,14 @@ from ..guidance import Guider, intents
 from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of
+from .settings import Commands, add_settings, make_folder, pipeline_of, settings_of
 
 DRAWN = "fd,precision,recall,clip,class,saturation,contrast,clipped,nfe,seconds,memory"
 GIVEN = "saturation,contrast,clipped"
 STEPS, IMAGES = 15, 256
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "evaluate",
         help="draw many pictures and measure them",
@@ -102,7 +102,7 @@ def add_measuring(parser: argparse.ArgumentParser, metrics: str = "", images: in
 def run(args: argparse.Namespace) -> None:
     before = read_manifest(args.source) if args.source else None
     if before:
-        own = {"command", "run", "source", "out", "device"}
+        own = {"command", "run", "source", "out", "device", "functions"}
         usual = vars(parser_defaults())
         for name, value in vars(args).items():
             if name not in own and (name not in usual or usual[name] != value):
@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> None:
                 "yourself in a new evaluation"
             )
     request = Request.from_dict(before["request"]) if before else request_of(vars(args))
+    if request.plan is not None and args.functions:  # imported now, it is known from here on
+        Guider.from_dict(request.plan.settings.guider, functions=True)
     check_sources(parse_metrics(request.metrics, request.model), request.reference)
     out = args.out or Path("out/evaluate")
     make_folder(out)

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 from .. import models
 from ..evals.storage.prompts import SETS, load_prompts
@@ -15,12 +14,12 @@ from ..guidance.engine.config import reject
 from ..guidance.references.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.calibration.fit_linear_ag import fit_linear_ag
 from ..pipelines.generation.settings import Settings
-from .settings import add_run, check_count, make_folder, pipeline_of
+from .settings import Commands, add_run, check_count, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     fit = commands.add_parser(
         "fit", help="fit a method to a model", description="Fit a method to a model."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
@@ -13,6 +12,7 @@ from ..pipelines.generation import png
 from ..pipelines.generation.generate import generate, save
 from .flags import guider_from
 from .settings import (
+    Commands,
     add_settings,
     check_count,
     make_folder,
@@ -23,7 +23,7 @@ from .settings import (
 )
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser("generate", help="draw pictures", description="Draw pictures.")
     one.add_argument("prompt", nargs="*", default=None, help="one or several prompts")
     one.add_argument(

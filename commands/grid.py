@@ -15,14 +15,22 @@ from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from ..pipelines.generation import png
 from ..pipelines.generation.generate import Picture, generate
-from ..pipelines.generation.grid import AXES, Axis, draw
+from ..pipelines.generation.grid import AXES, Axis, Value, draw
 from ..pipelines.generation.settings import Settings
 from ..pipelines.language.parse import UNGUIDED
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of, warn, warn_of_length
+from .settings import (
+    Commands,
+    add_settings,
+    make_folder,
+    pipeline_of,
+    settings_of,
+    warn,
+    warn_of_length,
+)
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     grid = commands.add_parser(
         "grid",
         help="a labelled grid over two settings",
@@ -67,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     if out.suffix.lower() != ".png":
         raise reject("", "out", str(out), "a .png file")
 
-    cells: dict[tuple[Any, Any], tuple[Settings, Guider]] = {}
+    cells: dict[tuple[Value, Value], tuple[Settings, Guider]] = {}
     for below in y.values:
         for across in x.values:
             cells[across, below] = cell_of(given, prompts, {x.name: across, y.name: below})
@@ -85,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
             guider = settle(pipe, job, guider, args.profile)
             cells[place] = dataclasses.replace(job, guider=guider.to_dict()), guider
 
-    def cell(across: Any, below: Any) -> Picture:
+    def cell(across: Value, below: Value) -> Picture:
         job, guider = cells[across, below]
         return next(generate(pipe, [job], guider, quiet=True))
 
@@ -96,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def cell_of(
-    given: dict[str, Any], prompts: Sequence[str], values: dict[str, Any]
+    given: dict[str, Any], prompts: Sequence[str], values: dict[str, Value]
 ) -> tuple[Settings, Guider]:
     """The settings and the guider of one cell of a grid.
 
@@ -113,5 +121,5 @@ def cell_of(
         for name in ("guidance_scale", "guider_arg", "interval", "adaptive"):
             here.pop(name, None)
     guider = guider_from(here, {})
-    prompt = values["prompt"] if "prompt" in values else prompts[0]
+    prompt = str(values["prompt"]) if "prompt" in values else prompts[0]
     return settings_of(here, {}, guider, prompt), guider

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from .. import models
 from ..pipelines.generation.settings import SCHEDULERS
@@ -18,9 +17,10 @@ from ..pipelines.language.names import (
 )
 from ..pipelines.presets.published import PUBLISHED
 from ..pipelines.rewards import NAMES
+from .settings import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     listing = commands.add_parser(
         "list",
         help="list models, guiders, rewards and schedulers",

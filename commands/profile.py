@@ -6,7 +6,6 @@ import argparse
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 from ..evals.calibration.chart import write_chart
 from ..evals.calibration.measure import LEAST, measure
@@ -16,12 +15,12 @@ from ..guidance.engine.config import as_integer, reject
 from ..pipelines.generation.settings import Settings
 from ..pipelines.language.parse import parse_guider
 from .fit import prompts_of
-from .settings import add_run, make_folder, pipeline_of
+from .settings import Commands, add_run, make_folder, pipeline_of
 
 SCALES, PROMPTS = "7.5", 64
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "profile",
         help="measure what guidance does to a model",

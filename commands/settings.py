@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from .. import models
 from ..guidance import CFG, Guider
@@ -18,6 +18,8 @@ from ..pipelines.generation.generate import MOST
 from ..pipelines.generation.load import load_pipeline, model_folder
 from ..pipelines.generation.settings import DTYPES, SCHEDULERS, Settings
 from ..pipelines.machine import THREADS
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_settings(parser: argparse.ArgumentParser, steps: int = 30) -> None:

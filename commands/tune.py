@@ -6,7 +6,6 @@ import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 from .. import models
 from ..evals.runs.manifest import Request
@@ -18,12 +17,12 @@ from ..evals.tuning.tune import tune
 from ..guidance import CFG
 from ..pipelines.language.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared
-from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of
+from .settings import Commands, add_lora, add_profile, add_run, make_folder, pipeline_of
 
 GUIDER, METRIC, BUDGET, IMAGES = "apg(scale=2..16, eta=0..1)", "fd", 40, 128
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "tune",
         help="search the best settings of a guider",

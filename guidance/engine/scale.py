@@ -140,7 +140,7 @@ class Custom(Scale):
 
     @classmethod
     def runs_code(cls, settings: dict[str, Any]) -> bool:
-        return True
+        return not user_code.was_found(settings.get("function"))
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str):

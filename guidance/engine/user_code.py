@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 _FILES: dict[str, str] = {}  # of each module that was loaded here, the file as it was named
+_FOUND: set[str] = set()  # what somebody asked for
 
 
 def find(name: str) -> Any:
@@ -23,12 +24,19 @@ def find(name: str) -> Any:
     source, _, attribute = name.rpartition(":")
     try:
         module = _load(source) if source.endswith(".py") else importlib.import_module(source)
-        return getattr(module, attribute)
+        item = getattr(module, attribute)
+        _FOUND.update((name, name_of(item) if hasattr(item, "__name__") else name))
+        return item
     except Exception as error:  # a file of somebody's own raises anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"expected FILE.py:NAME or MODULE:NAME that can be imported, got {name!r} ({reason})"
         ) from None
+
+
+def was_found(name: object) -> bool:
+    """Did ``find`` find it in this process? Then finding it again runs nothing new."""
+    return name in _FOUND
 
 
 def _load(source: str) -> ModuleType:

@@ -77,7 +77,7 @@ def generate(
             yield Picture(image, done, one, type(pipe.scheduler).__name__, count)
 
 
-def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
+def sample(pipe: Any, jobs: Sequence[Settings], **options: object) -> list[Image.Image]:
     """Call ``pipe`` once for ``jobs``, which differ in prompt, negative prompt and seed only.
 
     Args:
@@ -103,7 +103,7 @@ def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
     return list(result.images)
 
 
-def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
+def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[str] | list[int | str]:
     """The prompts; as class numbers where the pipeline draws classes.
 
     Raises:

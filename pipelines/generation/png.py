@@ -109,7 +109,7 @@ def _from_text(text: str) -> dict[str, Any]:
     return found
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     text = str(value)
     return json.dumps(text) if re.search(r"[,:\n]", text) else text
 

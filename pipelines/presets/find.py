@@ -11,7 +11,7 @@ from typing import Any
 
 from ... import models
 from ...guidance import Profile, Step, intents
-from .published import hints
+from .published import Guiders, hints
 
 
 def name_of(pipe: Any) -> str:
@@ -26,7 +26,7 @@ def name_of(pipe: Any) -> str:
 def profile_of(
     pipe: Any,
     steps: Sequence[Step],
-    wanted: Any,
+    wanted: Guiders,
     given: Profile | None,
     negative: str,
     skip: str,
@@ -65,7 +65,7 @@ def profile_of(
     return profile
 
 
-def find_profile(pipe: Any, steps: Sequence[Step], wanted: Any) -> Profile:
+def find_profile(pipe: Any, steps: Sequence[Step], wanted: Guiders) -> Profile:
     """The profile that ships for a pipeline and these steps.
 
     Args:

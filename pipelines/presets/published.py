@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ...guidance import intents
+from ...guidance import Guider, intents
+
+Guiders = Guider | Sequence[Guider]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def published_for(pipeline: str) -> list[Published]:
     return [one for one in PUBLISHED if pipeline.startswith(one.pipelines)]
 
 
-def hints(pipeline: str, wanted: Any) -> list[str]:
+def hints(pipeline: str, wanted: Guiders) -> list[str]:
     """Published settings of the methods that ``wanted`` asks for by intent, a line each."""
     kinds = {text.split()[0].lower() for text in intents(wanted)}
     return [

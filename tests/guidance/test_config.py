@@ -150,7 +150,9 @@ def test_printing():
         (lambda: Custom("sys:path"), ["function", "function of Step"]),
         (lambda: Adaptive(Interval(Adaptive(3))), ["scale", "another Adaptive"]),
         (
-            lambda: Guider.from_dict(CFG(Custom("math:sqrt")).to_dict()),
+            lambda: Guider.from_dict(
+                {"type": "CFG", "scale": {"type": "Custom", "function": "a:b"}}
+            ),
             ["Custom", "functions=True"],
         ),
         (lambda: (CFG(2) | Rescale()) + CFG(2), ["(a + b) | post"]),

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from guiders import CFG, Constant, Custom, Interval
+from guiders import CFG, Constant, Custom, Guider, Interval
 from guiders.pipelines.language import names
 from guiders.pipelines.language.names import ELSEWHERE, hyphenated, written_here
 from guiders.pipelines.language.parse import parse_guider
@@ -102,7 +102,9 @@ def test_classes_of_ones_own_stand_where_a_name_may(mine):
     (term,), (post,) = guider.terms, guider.posts
     kinds = [type(one).__name__ for one in (term, term.scale, term.scale.inner, term.reference)]
     assert [*kinds, type(post).__name__] == ["CFG", "Never", "Level", "Other", "Same"]
-    assert isinstance(parse_guider("cfg(words.py:half)").scale, Custom)
+    guider = parse_guider("cfg(./words.py:half)")
+    assert isinstance(guider.scale, Custom)
+    assert Guider.from_dict(guider.to_dict()) == guider  # it was named, and has run
     assert parse_guider("words.py:Thirds", 6.0).scale == Constant(6)
 
 
