@@ -147,6 +147,16 @@ On the command line a method is its name in lower case, with or without hyphens:
 `cfg(3, reference=weak-model(emoji-weak))+interval(0.3, 5)`. [A method of your own](add-a-method.md) is
 `mine.py:Name(...)`.
 """
+ALIKE = """## Names that are alike
+
+- `rescale` of `APG` is a radius: the largest norm of the gap. `Rescale` is what Diffusers calls `guidance_rescale`.
+- `keep` of `Interval` is the share of guidance's effect to keep; `keep` of `Stale` is the space in which the last
+  difference is kept.
+- `CFGPlusPlus` is a scale, for solvers of first order; `CFGPlusPlus2M` is a term, for DPM-Solver++ 2M.
+- `Match` is the scale at which a method is as strong as another guider.
+- `Confusion` is GFCG, `WeakModel` autoguidance, `PerturbedAttention` PAG, `SmoothedAttention` SEG, `SkipLayers` SLG
+  and STG, `MagnitudeAware` MAMBO-G, `EnergyPreserving` EP-CFG.
+"""
 
 
 def page() -> str:
@@ -167,7 +177,7 @@ def page() -> str:
                 instance = kind()
             lines.append(row(name, kind, instance))
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, ALIKE])
 
 
 if __name__ == "__main__":

@@ -36,13 +36,13 @@ def find(name: str) -> Any:
 
 def was_found(name: object) -> bool:
     """Did ``find`` find it in this process? Then finding it again runs nothing new."""
-    return name in _FOUND
+    return isinstance(name, str) and name in _FOUND
 
 
 def _load(source: str) -> ModuleType:
     path = Path(source).resolve()
     for module in list(sys.modules.values()):  # it may have run: the program, or an import of it
-        file = str(getattr(module, "__file__", None) or "")
+        file = str(getattr(module, "__dict__", {}).get("__file__") or "")  # wakes no lazy module
         if file.endswith(path.name) and Path(file).resolve() == path:
             return module
     name = f"guiders_user_file_{path.with_suffix('').as_posix().replace('/', '_')}"

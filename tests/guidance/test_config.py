@@ -143,6 +143,7 @@ def test_printing():
         (lambda: Guider.from_dict(3), ["3"]),
         (lambda: Guider.from_dict({"type": []}), ["type", "[]"]),
         (lambda: CFG(10**400), ["scale"]),
+        (lambda: Scale.from_dict({"type": "Custom", "function": []}), ["functions=True"]),
         (lambda: CFG(CFG), ["scale"]),
         (lambda: CFG(Rescale()), ["scale", "Rescale"]),
         (lambda: PerImage(()), ["scales", "at least one"]),
@@ -150,9 +151,7 @@ def test_printing():
         (lambda: Custom("sys:path"), ["function", "function of Step"]),
         (lambda: Adaptive(Interval(Adaptive(3))), ["scale", "another Adaptive"]),
         (
-            lambda: Guider.from_dict(
-                {"type": "CFG", "scale": {"type": "Custom", "function": "a:b"}}
-            ),
+            lambda: Scale.from_dict({"type": "Custom", "function": "a:b"}),
             ["Custom", "functions=True"],
         ),
         (lambda: (CFG(2) | Rescale()) + CFG(2), ["(a + b) | post"]),
