@@ -59,10 +59,10 @@ class Bench:
         self.pipe.scheduler = kind.from_config(self.pipe.scheduler.config)
         self.plain, self.adaptive = CFG(scale), CFG(Adaptive(scale, threshold=0.99))
 
-    def draw(self, steps: int, guider: Any, accelerate: SADA | None) -> tuple[Tensor, float, float]:
+    def draw(self, steps: int, guider: Any, skip: SADA | None) -> tuple[Tensor, float, float]:
         """Pictures (B, 3, H, W) in [0, 1], evaluations per picture, seconds."""
         began = time.perf_counter()
-        with guided(self.pipe, guider, accelerate=accelerate, quiet=True) as run:
+        with guided(self.pipe, guider, skip=skip, quiet=True) as run:
             latents = self.pipe(
                 PROMPTS, num_inference_steps=steps, output_type="latent",
                 generator=[torch.Generator().manual_seed(i) for i in range(len(PROMPTS))],

@@ -63,7 +63,7 @@ class World:
 
 
 def confused(**settings: object) -> Confusion:
-    return Confusion(NAMES, **settings)
+    return Confusion(NAMES, "emoji-clip", **settings)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from ..pipelines.generation.vocabulary import start_of
 from ..pipelines.machine import THREADS, fixed_threads
 from . import advise, align, compare, evaluate, fit, generate, grid, listing, profile, tune
 
-# Flags as other programs have them.
+# Flags of other programs, and ours in their place.
 FLAGS = {
     "--steps": "--num-inference-steps", "--sampler": "--scheduler", "--cfg": "--guidance-scale",
     "--cfg-scale": "--guidance-scale", "--scale": "--guidance-scale", "--output": "--out",
@@ -27,7 +27,11 @@ COMMANDS = (generate, grid, evaluate, compare, tune, profile, advise, align, fit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line. Returns 0 when done, 1 failed, 2 not allowed, 130 interrupted."""
+    """Run a command line.
+
+    Returns:
+        0 if it is done, 1 if it failed, 2 if something in it is refused, 130 if interrupted.
+    """
     args = parser().parse_args(argv)
     warnings.showwarning = _warn
     _hush()
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """One that answers unknown flags with those that may be meant."""
+    """A parser that answers an unknown flag with the one that may be meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, unknown = super().parse_known_args(args, namespace)
@@ -62,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _hush() -> None:
-    """No bars and notices of loading, and no notices of pages; downloads keep their bars."""
+    """Switch off progress bars and notices of loading; downloads keep their bars."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import diffusers
     import transformers
@@ -74,13 +78,13 @@ def _hush() -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Diffusers repeats a prompt in full where it cuts it off."""
+    """Shorten the notice in which Diffusers repeats the whole prompt that it cuts off."""
     record.msg, record.args = start_of(record.getMessage(), 300), ()
     return True
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning as a person reads it, without the line of code that gave it."""
+    """Print a warning without the line of code that it comes from."""
     print(f"guiders: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -6,18 +6,18 @@ import argparse
 import itertools
 import shlex
 import textwrap
-from typing import Any
 
 from .. import models
 from ..evals.calibration.advice import advise
 from ..guidance import Profile, intents
 from ..pipelines.language.parse import parse_guider
+from .settings import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "advise",
-        help="a profile in plain words",
+        help="say in plain words what a profile shows",
         description="Say what a profile shows, and the command that acts on each.",
     )
     one.add_argument(

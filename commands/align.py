@@ -6,25 +6,30 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import models
+from ..guidance.engine.config import reject
 from ..pipelines.generation.load import LORA, load_pipeline
 from ..pipelines.machine import check_device
 from .flags import guider_from
-from .settings import add_machine, make_folder
+from .settings import Commands, add_machine, make_folder
+
+if TYPE_CHECKING:
+    from ..pipelines.align import AlignSettings
 
 WHOLE = {
     "max-steps": "optimiser steps (default: 100)",
-    "batch-size": "pictures of a trajectory, on each device (default: 8)",
-    "gradient-accumulation-steps": "trajectories of an optimiser step (default: 1)",
+    "batch-size": "pictures drawn at once, on each device (default: 8)",
+    "gradient-accumulation-steps": "batches for each optimiser step (default: 1)",
     "num-inference-steps": "(default: 30; refl 40)",
     "height": "pixels (default: the model's)",
     "width": "pixels (default: the model's)",
     "rank": "of the LoRA (default: 4)",
     "save-every": "steps between checkpoints (default: 10)",
     "eval-every": "steps between pictures of unseen prompts (default: 10)",
-    "eval-prompts": "unseen prompts that are drawn (default: 8)",
-    "eval-samples": "pictures of each (default: 2)",
+    "eval-prompts": "number of unseen prompts to draw (default: 8)",
+    "eval-samples": "pictures of each unseen prompt (default: 2)",
     "seed": "(default: 0)",
 }
 NUMBERS = {
@@ -32,14 +37,14 @@ NUMBERS = {
     "learning-rate": "of AdamW (default: 1e-3; refl 1e-5)",
     "weight-decay": "of AdamW (default: 1e-4)",
     "max-grad-norm": "gradients are clipped to this norm (default: 1)",
-    "eta": "of DDIM: 1 stochastic, 0 not (default: 1)",
-    "kl-weight": "of the squared distance of the network's output to the base's (default: 0)",
-    "weight-penalty": "of the squared size of the LoRA's change (default: 0)",
+    "eta": "of DDIM: 1 is stochastic, 0 is deterministic (default: 1)",
+    "kl-weight": "weight of the squared distance to the base model's output (default: 0)",
+    "weight-penalty": "weight of the squared size of the LoRA's change (default: 0)",
 }
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "align",
         help="fine-tune a model to a reward, as a LoRA",
@@ -50,27 +55,35 @@ def add(commands: Any) -> None:
     absent, more = argparse.SUPPRESS, one.add_argument
     more(
         "--reward",
-        default="emoji-clip",
-        help="such as emoji-clip (default), 'aesthetic+0.1*brightness', module:function; "
-        "`guiders list` has the names",
+        default="",
+        help="such as 'aesthetic+0.1*brightness', module:function; `guiders list` has the names "
+        "(default for emoji: emoji-clip)",
     )
     more(
         "--held-out-reward",
-        help="looks on and is never trained with (default: emoji-judge for the emoji model)",
+        help="measured and never trained with (default for emoji: emoji-judge)",
     )
-    more("--prompts", default="", help="a file with one in each line, or emoji (default), animals")
-    more("--unseen-prompts", default="", help="the same, for pictures (default: a fifth of them)")
+    more(
+        "--prompts",
+        default="",
+        help="a file with one in each line, emoji (default for emoji), or animals (default)",
+    )
+    more(
+        "--unseen-prompts",
+        default="",
+        help="prompts that are only drawn and measured (default: a fifth of --prompts)",
+    )
     more("--method", default="alignprop", help="alignprop (default), draft, draft-k, draft-lv, "
          "refl, drtune")  # fmt: skip
     more("--truncation", default=absent, help="gaussian, uniform, fixed, all or spaced")
     more("--truncation-steps", type=float, default=absent, help="evaluations with gradients")
-    more("--early-stop", type=int, default=absent, help="end at one of the last so many steps")
+    more("--early-stop", type=int, default=absent, help="end at one of the last N steps, at random")
     more("--loss", default=absent, help="linear, absolute or hinge")
-    more("--target", type=float, default=absent, help="of the absolute and the hinge loss")
+    more("--target", type=float, default=absent, help="target of the absolute and the hinge loss")
     more("--model", default="emoji", help="emoji (default), a folder, or a Hub id")
     more("--scheduler", default="", help="as for generate (default: the model's)")
     more("--negative-prompt", default=absent)
-    more("--guider", default=absent, help="inside the loop, such as cfg (default), apg, none")
+    more("--guider", default=absent, help="guider while training, such as cfg (default), apg, none")
     more("--guidance-scale", type=float, default=absent, help="(default: 5)")
     more("--guider-arg", action="append", default=absent, metavar="KEY=VALUE")
     more("--target-modules", default=absent, help="names of layers between commas")
@@ -90,7 +103,8 @@ def run(args: argparse.Namespace) -> None:
 
     given = vars(args)
     settings = settings_from(given)
-    source = args.prompts or ("emoji" if args.model == "emoji" else "animals")
+    usual = models.defaults(args.model)
+    source = args.prompts or usual.training_prompts
     words = prompts.read(source)
     if args.unseen_prompts:
         unseen = prompts.read(args.unseen_prompts)
@@ -101,12 +115,12 @@ def run(args: argparse.Namespace) -> None:
     if set(words) & set(unseen):
         print("guiders: warning: the unseen prompts are trained with, too", file=sys.stderr)
     make_folder(args.out)
-    reward = parse_reward(args.reward)
-    judge = args.held_out_reward or ("emoji-judge" if args.model == "emoji" else None)
-    if judge == args.reward:
-        raise ValueError(
-            f"held_out_reward is {judge!r}, which is what is trained with; allowed is another"
-        )
+    wanted, judge = args.reward or usual.reward, args.held_out_reward or usual.judge
+    if not wanted:
+        raise ValueError("reward: expected one, as `guiders list` has them, got none")
+    reward = parse_reward(wanted)
+    if judge == wanted:
+        raise reject("", "held_out_reward", judge, "another one than is trained with")
     held_out = parse_reward(judge, judges=True) if judge else None
     check_device(args.device)
     # On the host and in its precision: the trainer moves it to the device of this process.
@@ -121,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
     print(trainer.run() / LORA)
 
 
-def settings_from(given: dict[str, Any]) -> Any:
+def settings_from(given: dict[str, Any]) -> AlignSettings:
     """The settings of the method that the flags name, with what the other flags change.
 
     Raises:
@@ -142,12 +156,12 @@ def settings_from(given: dict[str, Any]) -> Any:
         (
             "target",
             given.get("loss", base.loss.kind) == "linear",
-            "with --loss absolute or hinge",
+            "unless --loss is absolute or hinge",
         ),
-        ("truncation_steps", kind in ("all", "uniform"), "with another --truncation"),
+        ("truncation_steps", kind in ("all", "uniform"), "beside this --truncation"),
     ):
         if given.get(name) is not None and wrong:
-            raise ValueError(f"{name} is {given[name]!r}; allowed {where}")
+            raise reject("", name, given[name], f"none {where}")
     parts = {"truncation": "kind", "truncation_steps": "steps", "early_stop": "early_stop"}
     truncation = {new: given[old] for old, new in parts.items() if old in given}
     if truncation:

@@ -7,8 +7,8 @@ import dataclasses
 import functools
 import warnings
 from pathlib import Path
-from typing import Any
 
+from .. import models
 from ..evals.comparison.compare import Method, compare
 from ..evals.comparison.page import write_report
 from ..evals.comparison.tables import markdown, write_tables
@@ -17,18 +17,27 @@ from ..evals.runs.plan import exact_scale
 from ..evals.runs.registry import ALIASES, METRICS
 from ..evals.storage.processes import Processes
 from ..evals.storage.prompts import load_prompts
-from ..guidance import CFG, Constant, Gate, Guider, Match, intents
+from ..guidance import CFG, Constant, Guider, Match, intents
+from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from ..pipelines.language.parse import UNGUIDED, parse_guider
 from .evaluate import IMAGES, STEPS, add_measuring, plan_of, shared
 from .flags import with_scale
-from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of
+from .settings import (
+    Commands,
+    add_functions,
+    add_lora,
+    add_profile,
+    add_run,
+    make_folder,
+    pipeline_of,
+)
 
 GUIDERS, SCALES = ("cfg", "apg"), "1,2,4,8,12,16"
 WANTED = "fd,clip,saturation,contrast,clipped,nfe"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "compare",
         help="guiders against each other over the scale",
@@ -39,14 +48,18 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--guider", action="append", default=None, metavar="GUIDER",
         help=f"several times; such as cfg, 'apg+adaptive', 'cfg(5)' at its own scale, {UNGUIDED}, "
-        f"or a .json file (default: {' and '.join(GUIDERS)}); the first is the baseline of ssim",
+        f"or a .json file (default: {' and '.join(GUIDERS)}); the first is the baseline of ssim, "
+        "psnr and lpips",
     )  # fmt: skip
-    one.add_argument("--scales", help=f"between commas (default: {SCALES})")
+    one.add_argument("--scales", help=f"guidance scales, between commas (default: {SCALES})")
     one.add_argument(
-        "--no-match", action="store_true", help="do not draw CFG at each effective scale as well"
+        "--no-match",
+        action="store_true",
+        help="do not also draw CFG at the effective scale of each method",
     )
     one.add_argument("--out", type=Path, help="folder of the comparison (default: out/compare)")
     add_measuring(one, WANTED)
+    add_functions(one)
     add_profile(one)
     add_lora(one)
     add_run(one, STEPS)
@@ -55,10 +68,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     given = vars(args)
-    methods = [method_of(text) for text in args.guider or GUIDERS]
+    methods = [method_of(text, args.functions) for text in args.guider or GUIDERS]
     labels = [method.label for method in methods]
     if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
-        raise ValueError(f"guider is {twice[0]!r} twice; allowed is each name once")
+        raise ValueError(f"guider: expected each name once, got {twice[0]!r} twice")
     scales = scales_of(SCALES if args.scales is None else args.scales)
     if args.scales is not None and (fixed := [one for one in methods if one.fixed is not None]):
         said = {one.label: f"{one.label} has its own" for one in fixed}
@@ -66,11 +79,10 @@ def run(args: argparse.Namespace) -> None:
         which = ", ".join(said.values())
         warnings.warn(f"scales is {args.scales}; not of every guider: {which}", stacklevel=2)
     plan = plan_of(given, CFG(1))
-    emoji = plan.settings.model == "emoji"
     request = Request(
         plan=plan, count=IMAGES if args.num_images is None else args.num_images,
         metrics=tuple((args.metrics or WANTED).split(",")),
-        reference=args.reference or ("train" if emoji else ""), **shared(given),
+        reference=args.reference or models.defaults(plan.settings.model).reference, **shared(given),
     )  # fmt: skip
     out = args.out or Path("out/compare")
     make_folder(out)
@@ -98,14 +110,18 @@ def run(args: argparse.Namespace) -> None:
         print(page)
 
 
-def method_of(text: str) -> Method:
+def method_of(text: str, functions: bool = False) -> Method:
     """A guider as the command line says it, at any scale.
+
+    Args:
+        text: its words, or the path of its .json file.
+        functions: import the classes and functions that the file names, which runs code.
 
     Raises:
         ValueError: it is not a guider.
     """
     if text.endswith(".json"):
-        guider = Guider.load(text)
+        guider = Guider.load(text, functions=functions)
         return Method(Path(text).stem, lambda scale: with_scale(guider, scale))
     if text.strip().lower() == UNGUIDED:
         return Method("unguided", lambda scale: CFG(1), fixed=1.0)
@@ -113,15 +129,13 @@ def method_of(text: str) -> Method:
     try:
         parse_guider(text, 2.0)
     except ValueError:  # it says its scale itself
-        when: Any = own.terms[0].when
-        while isinstance(when, Gate):
-            when = when.scale
+        when = own.terms[0].when.inner
         if isinstance(when, Match) and (strength := exact_scale(when.guider)) is not None:
             return Method(text, lambda scale: own, fixed=strength)
         if not isinstance(when, Constant):
             raise ValueError(
-                f"guider is {text!r}, whose scale changes by itself; allowed to compare are "
-                "guiders of one number, such as cfg+interval(0.3,5) at every scale"
+                "guider: expected one whose scale is a number, such as cfg+interval(0.3,5), to "
+                f"compare at every scale, got {text!r}"
             ) from None
         return Method(text, lambda scale: own, fixed=when.scale)
     return Method(text, lambda scale: parse_guider(text, scale))
@@ -138,7 +152,5 @@ def scales_of(text: str) -> list[float]:
         if not all(0 <= scale < 1e6 for scale in scales):
             raise ValueError
     except ValueError:
-        raise ValueError(
-            f"scales is {text!r}; allowed are numbers of at least 0 between commas"
-        ) from None
+        raise reject("", "scales", text, "numbers of at least 0 between commas") from None
     return scales

@@ -1,4 +1,4 @@
-"""``guiders evaluate``: draw many pictures with one guider, or take some, and measure them."""
+"""``guiders evaluate``: draw many pictures with one guider, or take a folder, and measure them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..evals.features.extractors import runs_code
 from ..evals.metrics.estimates import Figure
 from ..evals.report.text import shown
@@ -19,16 +20,17 @@ from ..evals.runs.plan import Plan
 from ..evals.runs.registry import ALIASES, METRICS, parse_metrics
 from ..evals.storage.processes import Processes
 from ..guidance import Guider, intents
+from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of
+from .settings import Commands, add_settings, make_folder, pipeline_of, settings_of
 
 DRAWN = "fd,precision,recall,clip,class,saturation,contrast,clipped,nfe,seconds,memory"
 GIVEN = "saturation,contrast,clipped"
 STEPS, IMAGES = 15, 256
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "evaluate",
         help="draw many pictures and measure them",
@@ -37,12 +39,20 @@ def add(commands: Any) -> None:
         "one as fd:NETWORK. Start it with torchrun or accelerate launch for several processes, and "
         "start it again to go on after a kill.",
     )
-    one.add_argument("--pictures", default="", help="measure this folder instead of drawing")
     one.add_argument(
-        "--from", type=Path, dest="source", metavar="MANIFEST", help="repeat what this one says"
+        "--pictures", default="", help="measure the pictures of this folder, and draw none"
     )
-    one.add_argument("--baseline", default="", help="folder of pictures for ssim, psnr and lpips")
-    one.add_argument("--out", type=Path, help="folder of the run (default: out/evaluate)")
+    one.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="MANIFEST",
+        help="repeat the evaluation of this manifest",
+    )
+    one.add_argument(
+        "--baseline", default="", help="folder of pictures that ssim, psnr and lpips compare with"
+    )
+    one.add_argument("--out", type=Path, help="folder of the results (default: out/evaluate)")
     add_measuring(one, f"{DRAWN}; without class for other models than emoji")
     add_settings(one, STEPS)
     one.set_defaults(run=run)
@@ -54,44 +64,59 @@ def add_measuring(parser: argparse.ArgumentParser, metrics: str = "", images: in
     add(
         "--prompts",
         default="",
-        help="emoji (default for it), emoji-held-out, geneval, a file, a folder or hub:NAME",
+        help="a set (emoji, emoji-held-out, geneval), a file, a folder or hub:NAME (default for "
+        "emoji: emoji)",
     )
-    add("--num-images", type=int, help=f"(default: {images})")
+    add("--num-images", type=int, help=f"number of pictures to draw (default: {images})")
     if metrics:
         add("--metrics", default="", help=f"between commas (default: {metrics})")
     add(
         "--reference",
         default="",
-        help="real pictures: train (default for emoji), held-out, an .npz or .pkl of ADM, EDM2 or "
+        help="real pictures that fd, kid, precision and recall compare with: train (default for "
+        "emoji), held-out, an .npz or .pkl of ADM, EDM2 or "
         "pytorch-fid, a folder, or hub:NAME",
     )
-    add("--batch-size", type=int, default=32, help="pictures drawn at once, by one process")
-    add("--no-pictures", action="store_true", help="keep features alone, and no pictures")
+    add(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="pictures drawn at once by one process (default: 32)",
+    )
+    add("--no-pictures", action="store_true", help="keep only features, and no pictures")
     add(
         "--bootstrap",
         type=int,
         metavar="N",
-        help="draws of every interval (default: 200 where they take seconds)",
+        help="resamplings for each interval (default: 200 where that takes seconds)",
     )
-    add("--neighbours", type=int, default=3, metavar="K", help="of precision, recall and the like")
+    add(
+        "--neighbours",
+        type=int,
+        default=3,
+        metavar="K",
+        help="neighbours of precision, recall, density and coverage (default: 3)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     before = read_manifest(args.source) if args.source else None
     if before:
-        own = {"command", "run", "source", "out", "device"}
+        own = {"command", "run", "source", "out", "device", "functions"}
         usual = vars(parser_defaults())
         for name, value in vars(args).items():
             if name not in own and (name not in usual or usual[name] != value):
-                raise ValueError(f"{name} is {value!r}; allowed without --from, which says it all")
+                raise reject("", name, value, "none beside --from, which says all")
         named = map(str, before["request"].get("metrics", ()))
         coded = [one for one in named if runs_code(ALIASES.get(one, one).partition(":")[2])]
         if coded:
             raise ValueError(
-                f"the manifest measures {coded[0]}, which runs code that it names; allowed is "
-                "naming it yourself, in a new evaluation"
+                f"manifest: expected metrics without code of their own, got {coded[0]}; name it "
+                "yourself in a new evaluation"
             )
     request = Request.from_dict(before["request"]) if before else request_of(vars(args))
+    if request.plan is not None and args.functions:  # imported now, it is known from here on
+        Guider.from_dict(request.plan.settings.guider, functions=True)
     check_sources(parse_metrics(request.metrics, request.model), request.reference)
     out = args.out or Path("out/evaluate")
     make_folder(out)
@@ -123,7 +148,7 @@ def settled(request: Request, pipe: Any, profile: Path | None) -> Request:
 
 
 def parser_defaults() -> argparse.Namespace:
-    """What the flags are where nobody gives any."""
+    """The flags' defaults."""
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers())
     return parser.parse_args(["evaluate"])
@@ -131,31 +156,29 @@ def parser_defaults() -> argparse.Namespace:
 
 def request_of(given: Mapping[str, Any]) -> Request:
     """What the flags ask for."""
-    plan, emoji = None, given.get("model", "emoji") == "emoji"
+    plan, usual = None, models.defaults(given.get("model", "emoji"))
     if given["pictures"]:
         drawing = {
             "guider", "guidance_scale", "guider_arg", "guider_config", "interval", "adaptive",
-            "scheduler", "accelerate", "seed", "num_inference_steps", "negative_prompt", "width",
+            "scheduler", "skip", "seed", "num_inference_steps", "negative_prompt", "width",
             "height", "dtype", "lora",
         }  # fmt: skip
         for name in sorted(drawing & set(given)):
-            raise ValueError(
-                f"{name} is {given[name]!r}; allowed without pictures, which are there already"
-            )
+            raise reject("", name, given[name], "none beside pictures, which are there already")
     else:
         plan = plan_of(given, guider_from(given, {}))
-    default = (DRAWN if emoji else DRAWN.replace("class,", "")) if plan else GIVEN
+    default = (DRAWN if usual.classes else DRAWN.replace("class,", "")) if plan else GIVEN
     return Request(
         plan=plan, pictures=given["pictures"], prompts="" if plan else given["prompts"],
         count=given["num_images"] or (IMAGES if plan and given["num_images"] is None else 0),
         metrics=tuple((given["metrics"] or default).split(",")),
-        reference=given["reference"] or ("train" if emoji else ""), baseline=given["baseline"],
+        reference=given["reference"] or usual.reference, baseline=given["baseline"],
         **shared(given),
     )  # fmt: skip
 
 
 def shared(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a request that flags name by themselves."""
+    """The settings of a request that are flags of the same meaning."""
     return {
         "bootstrap": given["bootstrap"],
         "neighbours": given["neighbours"],
@@ -171,27 +194,31 @@ def plan_of(given: Mapping[str, Any], guider: Guider) -> Plan:
         ValueError: there are no prompts, or a setting is not allowed.
     """
     settings = settings_of({"num_inference_steps": STEPS, **given}, {}, guider, "")
-    prompts = given["prompts"] or ("emoji" if settings.model == "emoji" else "")
+    prompts = given["prompts"] or models.defaults(settings.model).prompts
     if not prompts:
-        raise ValueError("prompts is missing; allowed is a set, a file, a folder or hub:NAME")
+        raise ValueError("prompts: expected a set, a file, a folder or hub:NAME, got none")
     return Plan(settings, prompts, given["batch_size"], given["threads"])
 
 
 def check_same(before: Mapping[str, Any], request: Request, model: Mapping[str, Any]) -> None:
-    """Are model and prompts those of the manifest?"""
+    """Check that model and prompts are those of the manifest.
+
+    Raises:
+        ValueError: they are not.
+    """
     prompts = prompts_of(request)
     pairs = [("model", before["model"]["sha256"], model["sha256"])]
     if prompts is not None:
         pairs.append(("prompts", before["prompts"]["sha256"], prompts.digest))
     for name, there, here in pairs:
         if there != here:
-            raise ValueError(f"{name} has the sha256 {here}; allowed for this manifest is {there}")
+            raise ValueError(f"{name}: expected the manifest's sha256 {there}, got {here}")
 
 
 def table(
     request: Request, found: Mapping[str, Figure], before: Mapping[str, Any] | None = None
 ) -> str:
-    """A line for each figure; with a manifest, what it said beside it."""
+    """A line for each figure, with the figure of the manifest ``before`` beside it."""
     lines = []
     for one in parse_metrics(request.metrics, request.model):
         if one.key not in found:

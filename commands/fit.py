@@ -7,18 +7,19 @@ import dataclasses
 import os
 import random
 from pathlib import Path
-from typing import Any
 
+from .. import models
 from ..evals.storage.prompts import SETS, load_prompts
+from ..guidance.engine.config import reject
 from ..guidance.references.linear_ag import ESTIMATE, NONE, SPACES, TRUE
 from ..pipelines.calibration.fit_linear_ag import fit_linear_ag
 from ..pipelines.generation.settings import Settings
-from .settings import add_run, check_count, make_folder, pipeline_of
+from .settings import Commands, add_run, check_count, make_folder, pipeline_of
 
 LETTERS = {"t": TRUE, "e": ESTIMATE, "n": NONE}
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     fit = commands.add_parser(
         "fit", help="fit a method to a model", description="Fit a method to a model."
     )
@@ -27,18 +28,40 @@ def add(commands: Any) -> None:
         "linear-ag",
         help="the coefficients of LinearAG",
         description="Fit the coefficients of LinearAG on paths of CFG, print how good the "
-        "estimates are on others, and store both.",
+        "estimates are on other paths, and store both.",
     )
     add = one.add_argument
     add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
-    add("--paths", type=int, default=200, help="to fit on; a fifth as many more are held out")
-    add("--guidance-scale", type=float, default=7.5)
-    add("--policy", help="for each step t (true), e (estimate) or n (none): tetetennnn")
-    add("--history", type=int, help="how many steps back the estimates look (default: all)")
-    add("--ridge", type=float, default=1e-6, help="in parts of the mean diagonal")
-    add("--rounds", type=int, default=1, help="fits on the paths of the estimates themselves")
-    add("--space", default="eps", help=f"of the predictions: {', '.join(SPACES)}")
-    add("--batch-size", type=int, default=8, help="paths walked at once")
+    add(
+        "--paths",
+        type=int,
+        default=200,
+        help="paths to fit on; a fifth as many are drawn to test the fit (default: 200)",
+    )
+    add("--guidance-scale", type=float, default=7.5, help="of CFG (default: 7.5)")
+    add(
+        "--policy",
+        help="a letter for each step: t (true), e (estimate) or n (none), as in tetetennnn",
+    )
+    add("--history", type=int, help="number of earlier steps that an estimate uses (default: all)")
+    add(
+        "--ridge",
+        type=float,
+        default=1e-6,
+        help="ridge, relative to the mean diagonal (default: 1e-6)",
+    )
+    add(
+        "--rounds",
+        type=int,
+        default=1,
+        help="number of fits on paths that the estimates themselves take (default: 1)",
+    )
+    add(
+        "--space",
+        default="eps",
+        help=f"space of the predictions: {', '.join(SPACES)} (default: eps)",
+    )
+    add("--batch-size", type=int, default=8, help="paths drawn at once (default: 8)")
     add("--out", type=Path, default=Path("linear-ag.safetensors"), help="file to write")
     add_run(one, steps=20)
     one.set_defaults(run=run)
@@ -61,12 +84,12 @@ def run(args: argparse.Namespace) -> None:
         for number in range(count):
             place = first + len(jobs) + len(held_out)
             paths.append(Settings(texts[number % len(texts)], None, **settings | {"seed": place}))
-    if jobs[0].accelerate:
-        raise ValueError(f"accelerate is {jobs[0].accelerate!r}; allowed is none for a fit")
+    if jobs[0].skip:
+        raise reject("", "skip", jobs[0].skip, "none for a fit")
     policy = None
     if args.policy is not None:
         if set(args.policy.lower()) - LETTERS.keys() or not args.policy:
-            raise ValueError(f"policy is {args.policy!r}; allowed is a letter a step of t, e and n")
+            raise reject("", "policy", args.policy, "a letter for each step, of t, e and n")
         policy = [LETTERS[letter] for letter in args.policy.lower()]
     check_out(args.out)
     pipe = pipeline_of(jobs[0], args.device)
@@ -81,16 +104,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def prompts_of(source: str, model: str) -> list[str]:
-    """The prompts of a set or a file; the emoji model's captions are the default for it."""
-    if not source and model != "emoji":
-        raise ValueError("prompts is missing; allowed is a set, or a file with a prompt a line")
-    return list(load_prompts(source or "emoji").texts)
+    """The prompts of a set or a file; by default the model's own.
+
+    Raises:
+        ValueError: there are none.
+    """
+    source = source or models.defaults(model).prompts
+    if not source:
+        raise ValueError("prompts: expected a set, or a file with a prompt in each line, got none")
+    return list(load_prompts(source).texts)
 
 
 def check_out(path: Path) -> None:
     """Before anything is drawn: can the file be written, without losing another?"""
     if path.suffix != ".safetensors":
-        raise ValueError(f"out is {str(path)!r}; allowed is a .safetensors file")
+        raise reject("", "out", str(path), "a .safetensors file")
     if os.path.lexists(path):
-        raise ValueError(f"out is {str(path)!r}, which exists; allowed is a new file")
+        raise reject("", "out", str(path), "a new file, since this one exists")
     make_folder(path.parent)

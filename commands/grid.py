@@ -11,17 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from ..guidance import Guider, intents
+from ..guidance.engine.config import reject
 from ..pipelines.calibration.settle import settle
 from ..pipelines.generation import png
 from ..pipelines.generation.generate import Picture, generate
-from ..pipelines.generation.grid import AXES, Axis, draw
+from ..pipelines.generation.grid import AXES, Axis, Value, draw
 from ..pipelines.generation.settings import Settings
 from ..pipelines.language.parse import UNGUIDED
 from .flags import guider_from
-from .settings import add_settings, make_folder, pipeline_of, settings_of, warn, warn_of_length
+from .settings import (
+    Commands,
+    add_settings,
+    make_folder,
+    pipeline_of,
+    settings_of,
+    warn,
+    warn_of_length,
+)
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     grid = commands.add_parser(
         "grid",
         help="a labelled grid over two settings",
@@ -49,24 +58,24 @@ def run(args: argparse.Namespace) -> None:
     x = Axis.parse(args.x or ("scale=1,2,4,8" if named else "guider=none,cfg,apg,apg+adaptive"))
     y = Axis.parse(args.y) if args.y else Axis("prompt", tuple(prompts))
     if x.name == y.name:
-        raise ValueError(f"x and y are both {x.name}; allowed are two different axes")
+        raise ValueError(f"x and y: expected two different axes, got {x.name} twice")
     axes = {x.name, y.name}
     if not y.values or ("prompt" not in axes and not prompts):
-        raise ValueError("prompt is missing; allowed is at least one, or an axis prompt=...")
+        raise ValueError("prompt: expected at least one, or an axis prompt=..., got none")
     if args.y and prompts and (len(prompts) > 1 or "prompt" in axes):
-        raise ValueError(f"prompt is {prompts!r}; allowed is one that is not on an axis as well")
+        raise reject("", "prompt", prompts, "one, and none beside an axis prompt=...")
     for name, flags in (("guider", named), ("scale", ["guidance_scale"]), ("seed", ["seed"]),
                         ("steps", ["num_inference_steps"])):  # fmt: skip
         for flag in flags:
             if name in axes and flag in given:
-                raise ValueError(f"{flag} is {given[flag]!r}; allowed without an axis {name}=...")
+                raise reject("", flag, given[flag], f"none beside an axis {name}=...")
     out = args.out or next(
         path for n in itertools.count() if not (path := Path(f"out/grid-{n}.png")).exists()
     )
     if out.suffix.lower() != ".png":
-        raise ValueError(f"out is {str(out)!r}; allowed is a .png file")
+        raise reject("", "out", str(out), "a .png file")
 
-    cells: dict[tuple[Any, Any], tuple[Settings, Guider]] = {}
+    cells: dict[tuple[Value, Value], tuple[Settings, Guider]] = {}
     for below in y.values:
         for across in x.values:
             cells[across, below] = cell_of(given, prompts, {x.name: across, y.name: below})
@@ -84,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
             guider = settle(pipe, job, guider, args.profile)
             cells[place] = dataclasses.replace(job, guider=guider.to_dict()), guider
 
-    def cell(across: Any, below: Any) -> Picture:
+    def cell(across: Value, below: Value) -> Picture:
         job, guider = cells[across, below]
         return next(generate(pipe, [job], guider, quiet=True))
 
@@ -95,9 +104,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def cell_of(
-    given: dict[str, Any], prompts: Sequence[str], values: dict[str, Any]
+    given: dict[str, Any], prompts: Sequence[str], values: dict[str, Value]
 ) -> tuple[Settings, Guider]:
-    """The settings and the guider of one cell of a grid."""
+    """The settings and the guider of one cell of a grid.
+
+    Args:
+        given: the flags, by name.
+        prompts: those of the command line.
+        values: of the cell, by the name of the axis.
+    """
     flags = {"scale": "guidance_scale", "steps": "num_inference_steps"}
     here = given | {flags.get(name, name): value for name, value in values.items()}
     if (
@@ -106,5 +121,5 @@ def cell_of(
         for name in ("guidance_scale", "guider_arg", "interval", "adaptive"):
             here.pop(name, None)
     guider = guider_from(here, {})
-    prompt = values["prompt"] if "prompt" in values else prompts[0]
+    prompt = str(values["prompt"]) if "prompt" in values else prompts[0]
     return settings_of(here, {}, guider, prompt), guider

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from .. import models
 from ..pipelines.generation.settings import SCHEDULERS
-from ..pipelines.language.parse import (
+from ..pipelines.language.names import (
     arguments_of,
     gate_names,
-    post_names,
+    hyphenated,
     reference_names,
     schedule_names,
     term_names,
+    transform_names,
 )
 from ..pipelines.presets.published import PUBLISHED
 from ..pipelines.rewards import NAMES
+from .settings import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     listing = commands.add_parser(
-        "list", help="what can be chosen", description="What can be chosen."
+        "list",
+        help="list models, guiders, rewards and schedulers",
+        description="List models, guiders, rewards and schedulers.",
     )
     listing.set_defaults(run=run)
 
@@ -35,13 +38,12 @@ def run(args: argparse.Namespace) -> None:
         ("references, as in cfg(2, reference=NAME(...))", reference_names()),
         ("schedules, as in cfg(NAME(...))", schedule_names()),
         ("when, as in cfg+NAME(...)", gate_names()),
-        ("before and after, as in cfg+NAME(...)", post_names()),
+        ("before and after, as in cfg+NAME(...)", transform_names()),
     ):
         print(title)
-        for name, kind in kinds.items():
-            print(
-                f"  {name}({', '.join(arguments_of(kind))}): {(kind.__doc__ or '').splitlines()[0]}"
-            )
+        for kind in kinds.values():
+            about = (kind.__doc__ or "").splitlines()[0]
+            print(f"  {hyphenated(kind)}({', '.join(arguments_of(kind))}): {about}")
     print("published by others, not measured here")
     for one in PUBLISHED:
         print(f"  {one.family}: {one.guider}  ({one.source})")

@@ -1,4 +1,4 @@
-"""``guiders profile``: what guidance does to a model, for guiders by intent."""
+"""``guiders profile``: measure what guidance does to a model."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import argparse
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 from ..evals.calibration.chart import write_chart
 from ..evals.calibration.measure import LEAST, measure
 from ..evals.storage.prompts import SETS
 from ..guidance import Profile, Term
+from ..guidance.engine.config import as_integer, reject
 from ..pipelines.generation.settings import Settings
 from ..pipelines.language.parse import parse_guider
 from .fit import prompts_of
-from .settings import add_run, make_folder, pipeline_of
+from .settings import Commands, add_run, make_folder, pipeline_of
 
 SCALES, PROMPTS = "7.5", 64
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "profile",
-        help="what guidance does to a model",
+        help="measure what guidance does to a model",
         description="Draw pictures with CFG and write what guidance does at each noise level, by "
         "which adaptive(save=0.25), interval(keep=0.95), apg(rescale=p90) and apg(match(7.5)) "
         "become numbers for this model and these steps. It takes at most two plain runs of the "
@@ -31,11 +31,15 @@ def add(commands: Any) -> None:
     )
     add = one.add_argument
     add("--prompts", default="", help=f"{', '.join(SETS)}, or a file (default for emoji: emoji)")
-    add("--num-prompts", type=int, help="of them; the more, the better (default: 64, or all)")
+    add(
+        "--num-prompts",
+        type=int,
+        help="number of prompts; the more, the better (default: 64, or all)",
+    )
     add("--scales", default=SCALES, help=f"of CFG, between commas (default: {SCALES})")
     add(
         "--guider", action="append", default=None, metavar="GUIDER",
-        help="several times: also on the way of this one, such as "
+        help="also measure along the trajectory of this guider; may be repeated, such as "
         "'cfg(2, reference=weak-model(emoji-weak))'",
     )  # fmt: skip
     add("--batch-size", type=int, default=4, help="pictures drawn at once (default: 4)")
@@ -52,21 +56,20 @@ def run(args: argparse.Namespace) -> None:
              "scheduler", "dtype")  # fmt: skip
     settings = {name: given[name] for name in names if name in given}
     first = Settings("", None, **settings)
-    if "accelerate" in given:
-        raise ValueError(f"accelerate is {given['accelerate']!r}; allowed is none for a profile")
+    if "skip" in given:
+        raise reject("", "skip", given["skip"], "none for a profile")
     prompts = prompts_of(args.prompts, first.model)
     random.Random(first.seed).shuffle(prompts)
     count = min(PROMPTS, len(prompts)) if args.num_prompts is None else args.num_prompts
-    if not LEAST <= count <= len(prompts):
-        raise ValueError(f"num_prompts is {count}; allowed here are {LEAST} to {len(prompts)}")
+    as_integer("", "num_prompts", count, low=LEAST, high=len(prompts))
     if args.out.suffix != ".json":
-        raise ValueError(f"out is {str(args.out)!r}; allowed is a .json file")
+        raise reject("", "out", str(args.out), "a .json file")
     before = Profile.load(args.out) if os.path.lexists(args.out) else None
     beside = args.out.with_suffix(".svg")
     if before is None and os.path.lexists(beside):
         raise ValueError(
-            f"out is {str(args.out)!r}, whose picture would be {beside}, which exists; allowed is "
-            "another name"
+            f"out: expected a name whose picture is not there yet, got {str(args.out)!r}, whose "
+            f"picture would be {beside}, which exists"
         )
     make_folder(args.out.parent)
     pipe = pipeline_of(first, args.device)
@@ -88,12 +91,11 @@ def scales_of(text: str) -> list[float]:
     try:
         return [float(item) for item in text.split(",")]
     except ValueError:
-        allowed = "numbers above 1 between commas"
-        raise ValueError(f"scales is {text!r}; allowed are {allowed}") from None
+        raise reject("", "scales", text, "numbers above 1 between commas") from None
 
 
 def _term(text: str) -> Term:
     guider = parse_guider(text)
     if not isinstance(guider, Term):
-        raise ValueError(f"guider is {text!r}; allowed is one method, such as apg(10)")
+        raise reject("", "guider", text, "one method, such as apg(10)")
     return guider

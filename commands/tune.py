@@ -1,4 +1,4 @@
-"""``guiders tune``: the best settings of a guider by a metric, and whether they hold."""
+"""``guiders tune``: search the best settings of a guider by a metric, and check them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
+from .. import models
 from ..evals.runs.manifest import Request
 from ..evals.runs.registry import ALIASES, METRICS
 from ..evals.storage.processes import Processes
@@ -17,12 +17,12 @@ from ..evals.tuning.tune import tune
 from ..guidance import CFG
 from ..pipelines.language.ranges import parse_space
 from .evaluate import STEPS, add_measuring, plan_of, shared
-from .settings import add_lora, add_profile, add_run, make_folder, pipeline_of
+from .settings import Commands, add_lora, add_profile, add_run, make_folder, pipeline_of
 
 GUIDER, METRIC, BUDGET, IMAGES = "apg(scale=2..16, eta=0..1)", "fd", 40, 128
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     one = commands.add_parser(
         "tune",
         help="search the best settings of a guider",
@@ -34,28 +34,32 @@ def add(commands: Any) -> None:
     add(
         "--guider",
         default=GUIDER,
-        help="with LOW..HIGH in place of numbers; without any its scale is searched, 1..12 "
+        help="guider with LOW..HIGH in place of numbers; without any, its scale is searched, 1..12 "
         f"(default: {GUIDER!r})",
     )
     add(
         "--metric",
         default=METRIC,
-        help=f"{', '.join([*METRICS, *ALIASES])}, but for those that need a baseline; a reward "
+        help=f"{', '.join([*METRICS, *ALIASES])}, except those that need a baseline; a reward "
         "such as pickscore; or module:function, which takes pictures (B, 3, H, W) in [0, 1] and "
-        f"prompts and gives scores (default: {METRIC})",
+        f"prompts and returns scores (default: {METRIC})",
     )
     add(
         "--direction",
         default="",
-        help=f"{' or '.join(DIRECTIONS)} is better, where the metric does not say",
+        help=f"{' or '.join(DIRECTIONS)} is better, if the metric does not say",
     )
-    add("--target", type=float, help="the nearer the metric to that, the better")
+    add(
+        "--target",
+        type=float,
+        help="the best value of the metric, if neither lower nor higher is better",
+    )
     add(
         "--budget",
         type=int,
         default=BUDGET,
         metavar="TRIALS",
-        help=f"of all starts together (default: {BUDGET})",
+        help=f"number of trials, over all starts (default: {BUDGET})",
     )
     add("--out", type=Path, default=Path("out/tune"), help="folder (default: out/tune)")
     add_measuring(one, images=IMAGES)
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     request = Request(
         plan=plan, count=IMAGES if args.num_images is None else args.num_images,
         metrics=(args.metric,),
-        reference=args.reference or ("train" if plan.settings.model == "emoji" else ""),
+        reference=args.reference or models.defaults(plan.settings.model).reference,
         **shared(vars(args)),
     )  # fmt: skip
     space = parse_space(args.guider)

@@ -31,13 +31,13 @@ from guiders.guidance import (
     intents,
 )
 from guiders.guidance.engine.config import fields_of
-from guiders.pipelines.language.parse import (
+from guiders.pipelines.language.names import (
     arguments_of,
     gate_names,
-    post_names,
     reference_names,
     schedule_names,
     term_names,
+    transform_names,
 )
 
 PAGE = Path(__file__).parent / "methods.md"
@@ -149,19 +149,33 @@ PARTS = (
     ("Where: references, as in `CFG(3, reference=...)`", reference_names),
     ("When: scales, as in `CFG(Linear(1, 9))`", schedule_names),
     ("When: gates, as in `CFG(Adaptive(7.5))`", gate_names),
-    ("Before and after, as in `CFG(3) | Rescale(0.7)`", post_names),
+    ("Before and after, as in `CFG(3) | Rescale(0.7)`", transform_names),
 )
 ABOUT = f"""# Methods
 
 This page is written by `make methods` from the code.
 
-D_c and D_u are the clean images (x0) that the network predicts with the prompt and at the reference, c
-and u its outputs as they come, g the guided one, w the scale (1 is no guidance, for gradients s and 0), all
-for each image alone. *Works on* says in which space a formula is meant; "any" are those that mean
-the same in every space. *Evaluations* of the network are per image and step, measured in a run of
-{STEPS} steps of the method's default settings (references, gates and posts with CFG); *keeps* is what is
-remembered from step to step, one row for each image. On the command line a method is its name in lower
-case, with or without hyphens: `cfg(3, reference=weak-model(emoji-weak))+interval(0.3, 5)`.
+D_c and D_u are the clean images (x0) that the network predicts with the prompt and at the reference; c and u
+are its outputs, and g is the guided output. w is the scale: 1 is no guidance. Gradients have a scale s, and 0 is no
+guidance. Everything is computed for each image alone.
+
+*Works on* is the space of the formula; "any" means that it is the same in every space. *Evaluations* of the network are
+counted per image and step, in a run of {STEPS} steps with the default settings (references, gates and transforms with
+CFG). *Keeps* is what a method remembers from step to step, one row for each image.
+
+On the command line a method is its name in lower case, with or without hyphens:
+`cfg(3, reference=weak-model(emoji-weak))+interval(0.3, 5)`. [A method of your own](add-a-method.md) is
+`mine.py:Name(...)`.
+"""
+ALIKE = """## Names that are alike
+
+- `rescale` of `APG` is a radius: the largest norm of the gap. `Rescale` is what Diffusers calls `guidance_rescale`.
+- `keep` of `Interval` is the share of guidance's effect to keep; `keep` of `Stale` is the space in which the last
+  difference is kept.
+- `CFGPlusPlus` is a scale, for solvers of first order; `CFGPlusPlus2M` is a term, for DPM-Solver++ 2M.
+- `Match` is the scale at which a method is as strong as another guider.
+- `Confusion` is GFCG, `WeakModel` autoguidance, `PerturbedAttention` PAG, `SmoothedAttention` SEG, `SkipLayers` SLG
+  and STG, `MagnitudeAware` MAMBO-G, `EnergyPreserving` EP-CFG.
 """
 
 
@@ -175,7 +189,7 @@ def page() -> str:
     for title, names in PARTS:
         own = [kind for kind in names().values() if kind.__module__.startswith("guiders.guidance")]
         lines += [f"## {title}", "", head, *map(row, own), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, ALIKE])
 
 
 if __name__ == "__main__":

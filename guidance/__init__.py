@@ -12,7 +12,7 @@ from pkgutil import iter_modules as _modules
 from .calibration.profile import Profile
 from .calibration.resolve import effective_scale, resolve
 from .engine.answers import Answers
-from .engine.config import Config, intents
+from .engine.config import Config, choice, integer, intents, number
 from .engine.context import Condition, Context
 from .engine.denoiser import Denoiser, Guided, Network, foresee
 from .engine.guider import Gradient, Guider, Post, Prepare, Sum, Term
@@ -20,7 +20,7 @@ from .engine.levels import Level, Readout, Step
 from .engine.predictions import Prediction, Query
 from .engine.record import Diagnosis, Record
 from .engine.reference import NEGATIVE, POSITIVE, Branch, Follow, Negative, Perturbation, Reference
-from .engine.scale import Constant, Custom, Gate, PerImage, Scale
+from .engine.scale import Constant, Custom, Gate, PerImage, Scale, ScaleLike
 from .references.linear_ag import Coefficients
 
 ROOMS = ("terms", "references", "scales", "transforms")

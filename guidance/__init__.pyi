@@ -5,7 +5,10 @@ from .calibration.resolve import effective_scale as effective_scale
 from .calibration.resolve import resolve as resolve
 from .engine.answers import Answers as Answers
 from .engine.config import Config as Config
+from .engine.config import choice as choice
+from .engine.config import integer as integer
 from .engine.config import intents as intents
+from .engine.config import number as number
 from .engine.context import Condition as Condition
 from .engine.context import Context as Context
 from .engine.denoiser import Denoiser as Denoiser
@@ -37,6 +40,7 @@ from .engine.scale import Custom as Custom
 from .engine.scale import Gate as Gate
 from .engine.scale import PerImage as PerImage
 from .engine.scale import Scale as Scale
+from .engine.scale import ScaleLike as ScaleLike
 from .references.linear_ag import Coefficients as Coefficients
 from .terms.apg import APG as APG
 from .terms.cfg import CFG as CFG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,38 @@ NAMES = {
     "emoji-classifier": "the nine categories, calibrated",
 }
 PIPELINES = ("emoji",)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What commands take for a model where nothing else is said; "" has to be said.
+
+    Attributes:
+        prompts: the set whose pictures are drawn and measured.
+        training_prompts: the set that ``guiders align`` trains on.
+        reference: the real pictures to compare with.
+        features, scores, classes: networks of metrics: of sets of pictures, of a picture and its
+            prompt, and of labels.
+        reward: what ``guiders align`` trains for.
+        judge: the reward that looks on there.
+    """
+
+    prompts: str = ""
+    training_prompts: str = "animals"
+    reference: str = ""
+    features: str = "dinov2"
+    scores: str = "clip-l"
+    classes: str = ""
+    reward: str = ""
+    judge: str = ""
+
+
+_DEFAULTS = {
+    "emoji": Defaults(
+        prompts="emoji", training_prompts="emoji", reference="train", features="emoji-clip",
+        scores="emoji-clip", classes="emoji-classifier", reward="emoji-clip", judge="emoji-judge",
+    ),
+}  # fmt: skip
 _CLASSES = {
     "emoji": "diffusers.DiffusionPipeline",
     "emoji-weak": "diffusers.UNet2DConditionModel",
@@ -27,6 +60,11 @@ _CLASSES = {
 }
 
 
+def defaults(model: str = "emoji") -> Defaults:
+    """What commands take for a model where nothing else is said."""
+    return _DEFAULTS.get(model, Defaults())
+
+
 def path(name: str = "emoji") -> Path:
     """The folder of a shipped model, which any ``from_pretrained`` of its class loads.
 
@@ -34,7 +72,7 @@ def path(name: str = "emoji") -> Path:
         ValueError: there is no such model.
     """
     if name not in NAMES:
-        raise ValueError(f"model is {name!r}; allowed is one of {', '.join(NAMES)}")
+        raise ValueError(f"model: expected one of {', '.join(NAMES)}, got {name!r}")
     return Path(__file__).parent / name
 
 
@@ -52,7 +90,7 @@ def statistics(network: str = "emoji-clip", of: str = "train") -> Path:
     found = Path(__file__).parent / "emoji-statistics" / f"{network}-{of}.npz"
     if not found.is_file():
         known = ", ".join(sorted(p.stem for p in found.parent.glob("*.npz")))
-        raise ValueError(f"statistics are {network}-{of!s}; allowed is one of {known}")
+        raise ValueError(f"statistics: expected one of {known}, got {network}-{of!s}")
     return found
 
 

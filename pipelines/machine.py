@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..guidance.engine.config import as_integer, reject
+
 THREADS = 1  # they change the rounding, so that they are no matter of how many cores there are
 PATIENCE = timedelta(hours=12)  # some wait for the first process, which may have hours to draw
 
@@ -32,9 +34,7 @@ def check_device(device: str) -> None:
             raise RuntimeError("meta holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device is {device!r}; allowed is one that works here ({reason})"
-        ) from None
+        raise reject("", "device", device, f"one that works here ({reason})") from None
 
 
 def memory_of(device: torch.device) -> int:
@@ -54,8 +54,7 @@ def fixed_threads(count: int) -> Iterator[None]:
     Raises:
         ValueError: there cannot be so many.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1024:
-        raise ValueError(f"threads is {count!r}; allowed is a whole number from 1 to 1024")
+    count = as_integer("", "threads", count, low=1, high=1024)
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

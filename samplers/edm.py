@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..guidance import Guided, Level, Query, Step
-from ..guidance.engine.config import Config, number, reject
+from ..guidance.engine.config import Config, integer, number, reject
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,18 @@ class EDM(Config):
 
     sigma_max: float = number(80.0, low=0)
     sigma_min: float = number(0.002, low=0)
-    rho: float = number(7.0, low=0)
+    rho: float = number(7.0, low=0, open_ends=True)
     s_churn: float = number(0.0, low=0)
     s_min: float = number(0.0, low=0)
     s_max: float | None = number(None, low=0, optional=True)
     s_noise: float = number(1.0, low=0)
-    order: int = 2
+    order: int = integer(2, low=1, high=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max:
-            allowed = f"a number between 0 and sigma_max (= {self.sigma_max:g}), exclusive"
-            raise reject(self, "sigma_min", self.sigma_min, allowed)
-        if not self.rho:
-            raise reject(self, "rho", self.rho, "a number above 0")
-        if self.order not in (1, 2):
-            raise reject(self, "order", self.order, "1 or 2")
+            expected = f"a number between 0 and sigma_max (= {self.sigma_max:g}), exclusive"
+            raise reject(self, "sigma_min", self.sigma_min, expected)
 
     def sigmas(self, count: int) -> list[float]:
         """The ``count`` levels, and 0."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..guidance import Context, Denoiser, Guided, Guider, Level, Prediction, Query, Readout, Step
 from ..guidance.engine.answers import Answers
-from ..guidance.engine.config import Config, choice, number, reject
+from ..guidance.engine.config import Config, choice, integer, number, reject
 from ..guidance.engine.reference import Branch
 from ..guidance.engine.vectors import dot, put, take, working
 from .noise_level import adds_noise
@@ -22,7 +22,7 @@ TRAINING_STEPS = 1000
 
 @dataclass(frozen=True)
 class SADA(Config):
-    """Stability-guided acceleration: ``guided(pipe, guider, accelerate=SADA())``.
+    """Stability-guided acceleration: ``guided(pipe, guider, skip=SADA())``.
 
     Jiang et al. 2025 (arXiv:2507.17135, ICML 2025). With m_0, m_1, m_2 what the last three steps
     would have moved x by at first order, the latest first, and ``a + b + c = 1``::
@@ -58,22 +58,15 @@ class SADA(Config):
     start: float = number(0.2, low=0, high=1)
     late: float = number(0.48, low=0, high=1)
     stop: float = number(0.94, low=0, high=1)
-    interval: int = 4
-    most: int = 4
-    nodes: int = 4
+    interval: int = integer(4, low=1)
+    most: int = integer(4, low=1)
+    nodes: int = integer(4, low=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in (("interval", 1), ("most", 1), ("nodes", 2)):
-            value = getattr(self, name)
-            if isinstance(value, float) and value.is_integer():  # as the command line reads it
-                value = int(value)
-                self._set(name, value)
-            if type(value) is not int or value < low:
-                raise reject(self, name, value, f"a whole number of at least {low}")
         if not self.start <= self.late <= self.stop:
-            allowed = f"a number between start (= {self.start:g}) and stop (= {self.stop:g})"
-            raise reject(self, "late", self.late, allowed)
+            expected = f"a number between start (= {self.start:g}) and stop (= {self.stop:g})"
+            raise reject(self, "late", self.late, expected)
 
     def phase(self, step: Step) -> str:
         """Which rule holds at a step: "whole", "early" or "late"."""
@@ -141,7 +134,7 @@ class Accelerated(Denoiser):
         """
         if step.stage:
             raise ValueError(
-                "accelerate is SADA and the scheduler evaluates several times in a step; allowed "
+                "skip is SADA and the scheduler evaluates several times in a step; allowed "
                 "is one evaluation a step, as by DDIM, Euler, DPM-Solver++ or UniPC"
             )
         self._left_out = set() if x is None else self._decided(step, working(x.detach()))
@@ -232,7 +225,7 @@ def check_solver(scheduler: Any, eta: float = 0.0) -> None:
     """
     if adds_noise(scheduler, eta):
         raise ValueError(
-            f"accelerate is SADA and {type(scheduler).__name__} draws noise at every step; allowed "
+            f"skip is SADA and {type(scheduler).__name__} draws noise at every step; allowed "
             "is a deterministic scheduler, such as DDIM with eta 0, Euler, DPM-Solver++ or UniPC"
         )
 

@@ -47,6 +47,7 @@ from ..guidance import (
     Record,
     Step,
 )
+from ..guidance.engine.config import as_integer
 from .edm import EDM
 from .networks import CLEAN, Plain, as_network
 from .noise_level import is_supported, readout_at, steps_ahead, why_refused
@@ -89,7 +90,7 @@ def sample(
     guider: Guider | Sequence[Guider] | None = None,
     context: Context | None = None,
     diagnose: bool = False,
-    accelerate: SADA | None = None,
+    skip: SADA | None = None,
     generator: Generators | None = None,
     progress: bool = True,
     grad: bool = False,
@@ -109,7 +110,7 @@ def sample(
         guider: one, or one for each image or prompt; ``None`` for a plain denoiser.
         context: what the guider may ask for besides, such as other conditions.
         diagnose: keep a ``Diagnosis`` of each evaluation, see ``guidance.Denoiser``.
-        accelerate: leave out evaluations.
+        skip: leave out evaluations.
         generator: one, or one for each image.
         progress: show a bar if it takes more than two seconds.
         grad: differentiate through the run.
@@ -146,10 +147,10 @@ def sample(
             "predictions; allowed is as_network(denoiser, positive=..., negative=...)"
         )
     network: Any = as_network(denoiser) if guider is None else denoiser  # type: ignore[arg-type]
-    if accelerate is not None and not isinstance(scheduler, EDM):
+    if skip is not None and not isinstance(scheduler, EDM):
         check_solver(scheduler, float(options.get("eta", 0)))
     settings = (CFG(1) if guider is None else guider, len(start), context, diagnose)
-    bound = Accelerated(accelerate, _clean, *settings) if accelerate else Denoiser(*settings)
+    bound = Accelerated(skip, _clean, *settings) if skip else Denoiser(*settings)
     return _run(solver, start, steps, bound, network, draw, progress, grad)
 
 
@@ -204,10 +205,8 @@ def _start(
 
 
 def _checked(evaluations: Callable[[Any], list[Step]], count: Any) -> list[Step]:
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ValueError(
-            f"num_inference_steps is {count!r}; allowed is a whole number of at least 1"
-        )
+    if count is not None:
+        count = as_integer("", "num_inference_steps", count, low=1)
     return evaluations(count)
 
 

@@ -7,7 +7,7 @@ import pytest
 import stubs
 import torch
 from guiders.guidance import POSITIVE, Denoiser, Post, Prediction, Query, Readout, Term
-from guiders.pipelines.language.parse import post_names, term_names
+from guiders.pipelines.language.names import term_names, transform_names
 from known import step
 
 pytestmark = pytest.mark.quick
@@ -38,7 +38,7 @@ def tensor(seed):
 
 KINDS = [
     kind
-    for kind in (term_names() | post_names()).values()
+    for kind in (term_names() | transform_names()).values()
     if issubclass(kind, (Term, Post)) and kind.works_on not in ("x", "")
     if kind.__module__.startswith("guiders.guidance")
 ]

@@ -22,7 +22,7 @@ from ...guidance import Guider
 from ...pipelines import guided
 from ...pipelines.generation import png
 from ...pipelines.generation.generate import sample
-from ...pipelines.language.parse import parse_acceleration
+from ...pipelines.language.parse import parse_skip
 from ...pipelines.machine import THREADS, fixed_threads
 from ..features.reference_set import find_pictures
 from ..storage.files import is_whole, read_json, read_picture, write_json
@@ -85,7 +85,7 @@ class Drawing:
         pipe = self._pipe()
         jobs = self.plan.jobs(self.prompts, batch)
         with fixed_threads(self.threads), guided(
-            pipe, self._guider, quiet=True, diagnose=True, accelerate=self._accelerate
+            pipe, self._guider, quiet=True, diagnose=True, skip=self._skip
         ) as run:  # fmt: skip
             sample(pipe, jobs)
         rows = [r.diagnosis.effective_scale for r in run.last.records if r.diagnosis is not None]
@@ -93,8 +93,8 @@ class Drawing:
         return np.nanmean(rows, axis=0)[: len(self.numbers(batch))]
 
     @property
-    def _accelerate(self) -> Any:
-        return parse_acceleration(self.plan.settings.accelerate)
+    def _skip(self) -> Any:
+        return parse_skip(self.plan.settings.skip)
 
     def _facts(self, batch: int) -> Path:
         return self.folder / "facts" / f"{batch:05d}.json"
@@ -109,7 +109,7 @@ class Drawing:
         _forget_peak(pipe.device)
         started = time.perf_counter()
         with fixed_threads(self.threads), guided(
-            pipe, self._guider, quiet=True, accelerate=self._accelerate
+            pipe, self._guider, quiet=True, skip=self._skip
         ) as run:  # fmt: skip
             images = [image.convert("RGB") for image in sample(pipe, jobs)]
         seconds = time.perf_counter() - started

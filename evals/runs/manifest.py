@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ...guidance import Guider
+from ...guidance.engine.config import as_integer, check_fields, integer, reject
 from ...guidance.engine.files import write
 from ...pipelines.generation.generate import MOST
 from ...pipelines.machine import THREADS
@@ -50,31 +51,22 @@ class Request:
 
     plan: Plan | None = None
     pictures: str = ""
-    count: int = 256
+    count: int = integer(256, low=0, high=MOST)
     metrics: tuple[str, ...] = ()
     prompts: str = ""
     reference: str = ""
     baseline: str = ""
-    bootstrap: int | None = None
-    neighbours: int = 3
+    bootstrap: int | None = integer(None, low=0, high=MOST, optional=True)
+    neighbours: int = integer(3, low=1, high=MOST)
     keep: bool = True
     threads: int = THREADS
 
     def __post_init__(self) -> None:
-        least = 0 if self.pictures else 2
-        for name, value, low in (
-            ("num_images", self.count, least),
-            ("neighbours", self.neighbours, 1),
-            ("bootstrap", 0 if self.bootstrap is None else self.bootstrap, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
-                raise ValueError(
-                    f"{name} is {value!r}; allowed is a whole number from {low} to {MOST}"
-                )
+        check_fields(self)
+        if not self.pictures:
+            as_integer("", "num_images", self.count, low=2, high=MOST)
         if (self.plan is None) == (not self.pictures):
-            raise ValueError(
-                f"pictures is {self.pictures!r}; allowed is a folder, or a plan to draw"
-            )
+            raise reject("", "pictures", self.pictures, "a folder, or a plan to draw")
 
     @property
     def model(self) -> str:

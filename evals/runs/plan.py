@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ...guidance import CFG, Constant, Guider, Negative
+from ...guidance.engine.config import check_fields, integer
 from ...pipelines.generation.settings import Settings
 from ...pipelines.machine import THREADS
 from ..storage.files import claim
@@ -38,14 +39,11 @@ class Plan:
 
     settings: Settings
     prompts: str = "emoji"
-    batch_size: int = 32
-    threads: int = THREADS
+    batch_size: int = integer(32, low=1, high=65536)
+    threads: int = integer(THREADS, low=1, high=1024)
 
     def __post_init__(self) -> None:
-        for name, high in (("batch_size", 65536), ("threads", 1024)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-                raise ValueError(f"{name} is {value!r}; allowed is a whole number from 1 to {high}")
+        check_fields(self)
 
     @property
     def guider(self) -> Guider:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ... import models
 from ..features.extractors import Network
 from ..metrics import mmd
 from ..metrics.colour import clipped, contrast, saturation
@@ -107,14 +108,14 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
     """Read ``fd,saturation,clip:clip-l,nfe``.
 
     Args:
-        model: whose networks are the default: the emoji ones for ``emoji``, else DINOv2 for sets
-            and CLIP ViT-L/14 for scores.
+        text: names of metrics, between commas.
+        model: whose networks are the default, see ``models.defaults``.
 
     Raises:
         ValueError: a name is unknown, or a network is named where none is used.
     """
     items = text.split(",") if isinstance(text, str) else list(text)
-    emoji = model.startswith("emoji")
+    usual = models.defaults("emoji" if model.startswith("emoji") else model)
     found: dict[str, Wanted] = {}
     named = [item.strip() for item in items]
     if not any(named):
@@ -131,15 +132,11 @@ def parse_metrics(text: str | Sequence[str], model: str) -> list[Wanted]:
         family = METRICS[name].family
         if network and family not in ("set", "score", "class"):
             raise ValueError(f"metrics has {item!r}; allowed is {name}, which uses no network")
-        if family == "class" and not network and not emoji:
+        if family == "class" and not network and not usual.classes:
             raise ValueError(
                 f"metrics has {item!r}; allowed is {name}:NETWORK, a classifier of the labels"
             )
-        default = {
-            "set": "emoji-clip" if emoji else "dinov2",
-            "score": "emoji-clip" if emoji else "clip-l",
-            "class": "emoji-classifier",
-        }
+        default = {"set": usual.features, "score": usual.scores, "class": usual.classes}
         wanted = Wanted(name, network or default.get(family, ""))
         found[wanted.key] = wanted
     return list(found.values())

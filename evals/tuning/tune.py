@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ...guidance import Guider, intents
+from ...guidance.engine.config import as_integer
 from ...guidance.engine.files import write_text
 from ...pipelines.calibration.settle import settle
 from ...pipelines.language.ranges import Space, parse_space
@@ -127,8 +128,7 @@ def tune(
     out, processes = Path(out), processes or Processes()
     space, plan = parse_space(guider), request.plan
     goal = _goal(request, direction, target)
-    if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= 10_000:
-        raise ValueError(f"budget is {budget!r}; allowed is a whole number from 1 to 10000")
+    budget = as_integer("", "budget", budget, low=1, high=10_000)
     if plan is None:
         raise ValueError("plan is None; allowed is one, of pictures to draw")
     if processes.count > 1:

@@ -12,7 +12,45 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from . import user_code
 from .files import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class _Number:
+    """The kind of a field that holds a number; ``expected`` says which, in words."""
+
+    expected: str
+    low: float
+    high: float
+    open_ends: bool
+    whole: bool
+    optional: bool
+
+    def read(self, value: Any) -> float | int | None:
+        """The value as it is kept; an empty ``ValueError`` if it is not allowed."""
+        if value is None and self.optional:
+            return None
+        if not is_number(value) or (self.whole and value != int(value)):
+            raise ValueError
+        low, high = self.low, self.high
+        if not (low < value < high if self.open_ends else low <= value <= high):
+            raise ValueError
+        return int(value) if self.whole else float(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """The kind of a field that holds one of some words."""
+
+    expected: str
+    values: tuple[str, ...]
+
+    def read(self, value: object) -> str:
+        """The word; an empty ``ValueError`` if it is not allowed."""
+        if not isinstance(value, str) or value not in self.values:
+            raise ValueError
+        return value
 
 
 def number(
@@ -23,27 +61,96 @@ def number(
     open_ends: bool = False,
     optional: bool = False,
 ) -> Any:
-    """A dataclass field for a finite number in [low, high], or (low, high) with ``open_ends``."""
-    return dataclasses.field(
-        default=default,
-        metadata={"low": low, "high": high, "open": open_ends, "optional": optional},
-    )
+    """A dataclass field for a finite number in [low, high], or in (low, high) with ``open_ends``.
+
+    Args:
+        default: its default; without one the field must be given.
+        optional: ``None`` is allowed, too.
+    """
+    return _field(default, "a number", low, high, open_ends, False, optional)
+
+
+def integer(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    optional: bool = False,
+) -> Any:
+    """A dataclass field for a whole number in [low, high]; 3.0 is one, and becomes 3.
+
+    Args:
+        default: its default; without one the field must be given.
+        optional: ``None`` is allowed, too.
+    """
+    return _field(default, "a whole number", low, high, False, True, optional)
 
 
 def choice(default: str, *values: str) -> Any:
-    """A dataclass field for one of some words."""
-    return dataclasses.field(default=default, metadata={"values": values})
+    """A dataclass field for one of the words ``values``."""
+    kind = _Choice("one of " + ", ".join(filter(None, values)), values)
+    return dataclasses.field(default=default, metadata={"kind": kind})
 
 
-def reject(owner: object, name: str, value: object, allowed: str) -> ValueError:
-    """The one form of complaint: the argument, its value and what is allowed."""
+def _field(
+    default: Any, what: str, low: float, high: float, open_ends: bool, whole: bool, optional: bool
+) -> Any:
+    ends = [f"{end:g}" if abs(end) < 1e6 else str(end) for end in (low, high)]
+    if low == -math.inf and high == math.inf:
+        text = what if whole else "a finite number"
+    elif high == math.inf:
+        text = f"{what} {'above' if open_ends else 'of at least'} {ends[0]}"
+    else:
+        text = f"{what} between {' and '.join(ends)}" + (", exclusive" if open_ends else "")
+    kind = _Number(text + (" or None" if optional else ""), low, high, open_ends, whole, optional)
+    return dataclasses.field(default=default, metadata={"kind": kind})
+
+
+def as_integer(
+    owner: object, name: str, value: object, *, low: float = -math.inf, high: float = math.inf
+) -> int:
+    """The whole number in [low, high] that an argument is to be, as ``integer`` says of a field.
+
+    Raises:
+        ValueError: it is none; ``owner`` is whose argument it is, as for ``reject``.
+    """
+    kind = integer(low=low, high=high).metadata["kind"]
+    try:
+        found: int = kind.read(value)
+    except ValueError:
+        raise reject(owner, name, value, kind.expected) from None
+    return found
+
+
+def check_fields(owner: Any) -> None:
+    """Check the fields of a dataclass by their kinds, and keep the values as these read them.
+
+    Raises:
+        ValueError: one is not allowed.
+    """
+    for field in dataclasses.fields(owner):
+        if (kind := field.metadata.get("kind")) is not None:
+            value = getattr(owner, field.name)
+            try:
+                object.__setattr__(owner, field.name, kind.read(value))
+            except ValueError:
+                raise reject(owner, field.name, value, kind.expected) from None
+
+
+def reject(owner: object, name: str, value: object, expected: str) -> ValueError:
+    """The one form of complaint: the argument, what is expected, and what was given.
+
+    Args:
+        owner: whose argument it is: an object, or words; "" leaves it out.
+    """
     who = owner if isinstance(owner, str) else type(owner).__name__
     shown = repr(value)
     if len(shown) > 300:  # a network, or a thousand prompts
         shown = f"a {type(value).__name__}"
-    return ValueError(f"{who}: {name} is {shown}; allowed is {allowed}")
+    return ValueError(f"{who}{': ' if who else ''}{name}: expected {expected}, got {shown}")
 
 
+NAMES_CODE = "functions=True (--functions of a command), since it names code that would be run"
 # What Diffusers and the methods' authors call it.
 ELSEWHERE = {
     "adaptive_projected_guidance_momentum": "momentum",
@@ -67,7 +174,7 @@ def no_setting(kind: type, name: str, value: object, known: Sequence[str]) -> st
     elif near:
         hint = f"; perhaps {near[0]} is meant"
     return (
-        f"{kind.__name__} has no setting {name} (= {value!r}); allowed is one of its settings: "
+        f"{kind.__name__} has no setting {name} (= {value!r}): expected one of "
         f"{', '.join(known)}{hint}"
     )
 
@@ -86,17 +193,32 @@ def fields_of(config: Config | type[Config]) -> tuple[dataclasses.Field, ...]:
 class Config:
     """Base of the frozen dataclasses that describe a method.
 
-    ``to_dict`` and ``from_dict`` are inverse to each other; the class is stored under ``"type"``.
+    ``to_dict`` and ``from_dict`` are inverse to each other; the class is stored under ``"type"``:
+    by its name, or as ``mine.py:Halved`` or ``module:Halved`` if it is not one of this library.
     Fields hold numbers, words, ``None``, other configs, or lists of those.
+
+    Attributes:
+        registry: all classes that were defined, by their ``type_name``.
+        type_name: what JSON calls the class.
+        formula: in a line, for the table of methods.
+        first_order: is it meant for solvers of first order alone?
+        works_on: the space in which the formula is meant: "x0", the network's "output", "any".
     """
 
     registry: ClassVar[dict[str, type[Config]]] = {}
-    formula: ClassVar[str] = ""  # in a line, for the table of methods
-    first_order: ClassVar[bool] = False  # is it meant for solvers of first order alone?
-    works_on: ClassVar[str] = ""  # what it is about: "x0", the network's "output", "any"
+    type_name: ClassVar[str] = "Config"
+    formula: ClassVar[str] = ""
+    first_order: ClassVar[bool] = False
+    works_on: ClassVar[str] = ""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """An empty one, if it has all of these settings."""
+        """An empty one, if its class is complete and has all of these settings.
+
+        Raises:
+            TypeError: the class is no frozen dataclass, or has no such setting.
+        """
+        if "__init__" not in vars(cls) or "__dataclass_params__" in vars(cls):
+            complain_of_class(cls)  # else it is no dataclass on purpose
         known = inspect.signature(cls.__init__).parameters
         if all(parameter.kind != parameter.VAR_KEYWORD for parameter in known.values()):
             for name, value in settings.items():
@@ -105,13 +227,8 @@ class Config:
         return super().__new__(cls)
 
     def __init_subclass__(cls) -> None:
-        known = Config.registry.get(cls.__name__)
-        if known is not None and known.__module__ != cls.__module__:
-            raise ValueError(
-                f"class {cls.__name__} of {cls.__module__}: the name belongs to one of "
-                f"{known.__module__}; allowed is another name, by which JSON tells them apart"
-            )
-        Config.registry[cls.__name__] = cls
+        cls.type_name = user_code.name_of(cls)
+        Config.registry[cls.type_name] = cls
 
     @classmethod
     def runs_code(cls, settings: dict[str, Any]) -> bool:
@@ -124,22 +241,18 @@ class Config:
         return ""
 
     def __post_init__(self) -> None:
-        for field in fields_of(self):
-            rule, value = field.metadata, getattr(self, field.name)
-            if "values" in rule and value not in rule["values"]:
-                raise reject(self, field.name, value, "one of " + ", ".join(rule["values"]))
-            if "low" in rule and not (value is None and rule["optional"]):
-                low, high, strict = rule["low"], rule["high"], rule["open"]
-                inside = is_number(value) and (
-                    low < value < high if strict else low <= value <= high
-                )
-                if not inside:
-                    raise reject(self, field.name, value, _range(**rule))
-                self._set(field.name, float(value))
+        check_fields(self)
 
     def _set(self, name: str, value: object) -> None:
         """Normalise a field from ``__post_init__`` (the dataclasses are frozen)."""
         object.__setattr__(self, name, value)
+
+    def __str__(self) -> str:
+        if not dataclasses.is_dataclass(self):
+            return type(self).__name__
+        values = [getattr(self, field.name) for field in fields_of(self)]
+        shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other settings."""
@@ -148,15 +261,15 @@ class Config:
     def to_dict(self) -> Any:
         """A JSON value from which ``from_dict`` makes an equal config."""
         values = {field.name: _encode(getattr(self, field.name)) for field in fields_of(self)}
-        return {"type": type(self).__name__, **values}
+        return {"type": self.type_name, **values}
 
     @classmethod
     def from_dict(cls, data: Any, *, functions: bool = False) -> Self:
         """The inverse of ``to_dict``.
 
         Args:
-            functions: also import the functions that the data names. That runs code, so only for
-                data of your own.
+            functions: also import the functions and classes of a user's own that the data names.
+                That runs code, so only for data of your own.
 
         Raises:
             ValueError: the type is unknown or not a ``cls``, a setting is missing or not allowed.
@@ -209,16 +322,6 @@ def intents(config: Any) -> list[str]:
     return own + [text for part in parts for text in intents(getattr(config, part.name))]
 
 
-def _range(low: float, high: float, open: bool, optional: bool) -> str:
-    if low == -math.inf and high == math.inf:
-        text = "a finite number"
-    elif high == math.inf:
-        text = f"a number {'above' if open else 'of at least'} {low:g}"
-    else:
-        text = f"a number between {low:g} and {high:g}" + (", exclusive" if open else "")
-    return text + (" or None" if optional else "")
-
-
 def _encode(value: Any) -> Any:
     if isinstance(value, Config):
         return value.to_dict()
@@ -234,14 +337,54 @@ def _decode(value: Any, functions: bool) -> Any:
         return value
     name = value.get("type")
     kind = Config.registry.get(name) if isinstance(name, str) else None
+    if kind is None and isinstance(name, str) and ":" in name:
+        if not functions:
+            raise reject("JSON", "type", name, NAMES_CODE)
+        kind = own_class(name)
     if kind is None or not dataclasses.is_dataclass(kind):
         known = sorted(name for name, c in Config.registry.items() if dataclasses.is_dataclass(c))
         raise reject("JSON", "type", name, "one of " + ", ".join(known))
     settings = {key: item for key, item in value.items() if key != "type"}
     if kind.runs_code(settings) and not functions:
-        raise reject("JSON", str(name), settings, "only with functions=True, which runs it")
+        raise reject("JSON", str(name), settings, NAMES_CODE)
     settings = {key: _decode(item, functions) for key, item in value.items() if key != "type"}
     return build(kind, settings)
+
+
+def own_class(name: str) -> type[Config]:
+    """The class that ``mine.py:Halved`` names; its file is run.
+
+    Raises:
+        ValueError: there is none, or it is not a method.
+    """
+    kind = user_code.find(name)
+    if not isinstance(kind, type) or not issubclass(kind, Config):
+        raise ValueError(
+            f"expected a class derived from Term, Reference, Scale, Post or Prepare, got {name!r}"
+        )
+    try:
+        complain_of_class(kind)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return kind
+
+
+def complain_of_class(kind: type[Config]) -> None:
+    """Complain of a class without its decorator: its fields would be no settings.
+
+    Raises:
+        TypeError: it is no dataclass, or one that is not frozen.
+    """
+    made = vars(kind).get("__dataclass_params__")
+    inherited = dataclasses.is_dataclass(kind) and made is None
+    own = inspect.get_annotations(kind).values() if inherited else ()
+    fields = [one for one in own if "ClassVar" not in str(one)]
+    if not dataclasses.is_dataclass(kind) or fields or (made is not None and not made.frozen):
+        got = "@dataclass" if made is not None else "none"
+        raise TypeError(
+            f"class {kind.__name__}: expected the decorator @dataclass(frozen=True) above it, "
+            f"got {got}"
+        )
 
 
 def build(kind: type[Config], settings: dict[str, Any]) -> Any:
@@ -253,7 +396,7 @@ def build(kind: type[Config], settings: dict[str, Any]) -> Any:
     for field in fields_of(kind):
         none = field.default is field.default_factory is dataclasses.MISSING
         if none and field.init and field.name not in settings:
-            raise ValueError(f"{kind.__name__}: {field.name} is missing; it has no default")
+            raise ValueError(f"{kind.__name__}: {field.name}: expected a value, got none")
     try:
         return kind(**settings)
     except TypeError as error:

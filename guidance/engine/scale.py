@@ -7,11 +7,11 @@ off at 0, so gates answer ``state.off``.)
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from . import user_code
 from .config import Config, is_number, number, reject
 from .levels import Step
 from .predictions import Prediction, Query
@@ -37,12 +37,25 @@ class Scale(Config):
     def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
         """See the predictions of the images that were guided; what is learnt counts next step."""
 
+    @property
+    def inner(self) -> Scale:
+        """The scale without the gates around it."""
+        return self
+
+    def map_inner(self, change: Callable[[Scale], ScaleLike]) -> ScaleLike:
+        """The same with ``change(inner)`` in place of the scale inside the gates."""
+        return change(self)
+
 
 ScaleLike = float | Sequence[float] | Callable[[Step], Any] | Scale
 
 
 def as_scale(owner: object, value: Any) -> Scale:
-    """Numbers, lists of numbers and callables as a ``Scale``."""
+    """Numbers, lists of numbers and callables (``ScaleLike``) as a ``Scale``.
+
+    Raises:
+        ValueError: it is something else; ``owner`` is whose scale it was to be.
+    """
     if isinstance(value, Scale):
         return value
     if hasattr(value, "tolist"):  # arrays and tensors
@@ -88,19 +101,17 @@ class PerImage(Scale):
     scales: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.scales:
-            raise reject(self, "scales", self.scales, "at least one number")
-        for value in self.scales:
-            if not is_number(value) or value < 0:
-                raise reject(self, "scales", value, "numbers of at least 0")
+        wrong = [value for value in self.scales if not is_number(value) or value < 0]
+        if wrong or not self.scales:
+            raise reject(self, "scales", wrong or self.scales, "at least one number of at least 0")
         self._set("scales", tuple(float(value) for value in self.scales))
 
     def at(self, step: Step, state: State) -> list[float]:
         copies, rest = divmod(state.batch, len(self.scales))
         if rest or not copies:
             raise ValueError(
-                f"scale has {len(self.scales)} values for a batch of {state.batch} images; "
-                "allowed is one value for each image or for each prompt"
+                "scale: expected one value for each image or for each prompt, got "
+                f"{len(self.scales)} for a batch of {state.batch} images"
             )
         return [value for value in self.scales for _ in range(copies)]
 
@@ -115,9 +126,12 @@ class PerImage(Scale):
 class Custom(Scale):
     """A function of the ``Step`` alone: it returns a number, or one for each image.
 
-    It is called before the run too, for the plan.
-    Only a function that can be imported by name can be stored as JSON, and it is read back only on
+    It is also called before the run, for the plan.
+    Only a function that can be imported by name is stored as JSON, and it is read back only on
     request (``Guider.load(path, functions=True)``), since that runs code.
+
+    Attributes:
+        function: the function, or its name, ``module:function`` or ``mine.py:function``.
     """
 
     formula: ClassVar[str] = "a function of the step"
@@ -126,44 +140,54 @@ class Custom(Scale):
 
     @classmethod
     def runs_code(cls, settings: dict[str, Any]) -> bool:
-        return True
+        return not user_code.was_found(settings.get("function"))
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str):
-            module, _, name = self.function.partition(":")
-            try:
-                self._set("function", getattr(importlib.import_module(module), name))
-            except (ImportError, AttributeError, ValueError):
-                raise reject(self, "function", self.function, "module:function") from None
+            self._set("function", user_code.find(self.function))
         if not callable(self.function):
             raise reject(self, "function", self.function, "a function of Step")
 
     def at(self, step: Step, state: State) -> list[float]:
         value = as_scale(self, self.function(step))
         if isinstance(value, Custom):
-            raise reject(self, "scale", value, "a number, or one for each image")
+            raise reject(
+                self, "function", value, "one that returns a number, or one for each image"
+            )
         return value.at(step, state)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str]:
         name = getattr(self.function, "__qualname__", "")
-        if not name.isidentifier() or getattr(self.function, "__module__", "") == "__main__":
+        if not name.isidentifier() or ":" not in (found := user_code.name_of(self.function)):
             raise reject(
                 self, "function", self.function, "a function of an importable module, to be stored"
             )
-        return {"type": "Custom", "function": f"{self.function.__module__}:{name}"}
+        return {"type": "Custom", "function": found}
 
     def __str__(self) -> str:
         return getattr(self.function, "__name__", "custom")
 
 
 class Gate(Scale):
-    """Base of the rules that let another scale through at some steps and switch off at others."""
+    """Base of the rules that let another scale through at some steps and switch off at others.
+
+    Attributes:
+        scale: the one inside, which ``__post_init__`` makes a ``Scale``.
+    """
 
     scale: Any
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("scale", as_scale(self, self.scale))
+
+    @property
+    def inner(self) -> Scale:
+        found: Scale = self.scale.inner
+        return found
+
+    def map_inner(self, change: Callable[[Scale], ScaleLike]) -> Self:
+        return self.replace(scale=self.scale.map_inner(change))
 
     @property
     def observes(self) -> bool:

@@ -60,7 +60,7 @@ class Confusion(Reference):
     formula: ClassVar[str] = "D_r, r the likeliest wrong class; w - 1 times 1 - p_y"
 
     prompts: Any = ()
-    classifier: Any = "emoji-clip"
+    classifier: Any = None
     space: str = choice("pictures", "pictures", "latents")
     temperature: float = number(1.0, low=0, open_ends=True)
     threshold: float = number(0.99, low=0, high=1)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...guidance import CFG, Config, Guider
-from ...guidance.engine.config import Stored, choice, number, reject
+from ...guidance.engine.config import Stored, choice, integer, no_setting, number, reject
 from .lora import ATTENTION
 from .truncation import Truncation
 
@@ -40,11 +40,6 @@ class Loss(Config):
         return self.coefficient * value.mean()
 
 
-def whole(default: int, low: int = 0) -> Any:
-    """A field for a whole number of at least ``low``."""
-    return field(default=default, metadata={"whole": low})
-
-
 @dataclass(frozen=True)
 class AlignSettings(Stored):
     """An alignment run. The defaults are those of AlignProp's released code, where it has one.
@@ -69,9 +64,10 @@ class AlignSettings(Stored):
             evaluates network and decoder block by block on the way back, for large pictures;
             ``none`` keeps everything.
         kl_weight: of the mean square between the network's output and the base's at each
-            evaluation that carries gradients. The KL divergence of two reverse processes is a sum
-            of these with weights that depend on the scheduler (Fan et al. 2023, DPOK,
-            arXiv:2305.16381, equation 8 as recalled); here they are 1. One more evaluation each.
+            evaluation that carries gradients. The KL divergence of two reverse processes of equal
+            variance is a weighted sum of these (the regularisation of DPOK, Fan et al. 2023,
+            arXiv:2305.16381); the weights depend on the scheduler, and are 1 here. It costs one
+            more evaluation each.
         weight_penalty: of the squared norm of the LoRA's change of the weights.
         save_every, eval_every: optimiser steps between checkpoints, and between pictures of unseen
             prompts.
@@ -85,13 +81,13 @@ class AlignSettings(Stored):
     truncation: Truncation = field(default_factory=Truncation)
     loss: Loss = field(default_factory=Loss)
     guider: Guider = field(default_factory=lambda: CFG(5))
-    max_steps: int = whole(100, 1)
-    batch_size: int = whole(8, 1)
-    gradient_accumulation_steps: int = whole(1, 1)
-    num_inference_steps: int = whole(50, 1)
+    max_steps: int = integer(100, low=1)
+    batch_size: int = integer(8, low=1)
+    gradient_accumulation_steps: int = integer(1, low=1)
+    num_inference_steps: int = integer(50, low=1)
     eta: float = number(1, low=0, high=1)
-    height: int | None = None
-    width: int | None = None
+    height: int | None = integer(None, low=8, optional=True)
+    width: int | None = integer(None, low=8, optional=True)
     negative_prompt: str = ""
     learning_rate: float = number(1e-3, low=0)
     weight_decay: float = number(1e-4, low=0)
@@ -99,35 +95,24 @@ class AlignSettings(Stored):
     beta2: float = number(0.999, low=0, high=1)
     epsilon: float = number(1e-8, low=0)
     max_grad_norm: float = number(1, low=0)
-    rank: int = whole(4, 1)
+    rank: int = integer(4, low=1)
     alpha: float = number(4, low=0)
     target_modules: tuple[str, ...] = ATTENTION
     mixed_precision: str = choice("no", "no", "bf16", "fp16")
     checkpointing: str = choice("calls", "calls", "blocks", "none")
     kl_weight: float = number(0, low=0)
     weight_penalty: float = number(0, low=0)
-    save_every: int = whole(10, 1)
-    eval_every: int = whole(10, 1)
-    eval_prompts: int = whole(8, 1)
-    eval_samples: int = whole(2, 1)
-    seed: int = whole(0)
+    save_every: int = integer(10, low=1)
+    eval_every: int = integer(10, low=1)
+    eval_prompts: int = integer(8, low=1)
+    eval_samples: int = integer(2, low=1)
+    seed: int = integer(0, low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if "whole" in one.metadata:
-                low = one.metadata["whole"]
-                if isinstance(value, bool) or value != int(value) or value < low:
-                    raise reject(self, one.name, value, f"a whole number of at least {low}")
-                self._set(one.name, int(value))
         for name, kind in (("truncation", Truncation), ("loss", Loss), ("guider", Guider)):
             if not isinstance(getattr(self, name), kind):
                 raise reject(self, name, getattr(self, name), f"a {kind.__name__}")
-        for name in ("height", "width"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 8):
-                raise reject(self, name, value, "a whole number of at least 8, or None")
         if (self.height is None) != (self.width is None):
             raise reject(self, "height", self.height, "both of height and width, or none")
         self._set("target_modules", tuple(self.target_modules))
@@ -153,19 +138,19 @@ def settings_for(method: str = "alignprop", **changes: Any) -> AlignSettings:
 
     ``alignprop`` as released; ``draft``, ``draft-k`` and ``draft-lv`` with AlignProp's rates, since
     DRaFT's code is not public; ``refl`` as released, whose rate of 1e-5 is meant for all weights
-    and slow for a LoRA; ``drtune`` with 5 of the evaluations and an early stop among the last 5,
-    both of which are recalled, not checked. Where a run is shorter than they are meant for, early
-    stop and evaluations are as ``Truncation.within`` says.
+    and slow for a LoRA. ``drtune`` is experimental: 5 evaluations and a stop at one of the last 5
+    are this library's numbers, not the paper's. Where a run is shorter than they are meant for,
+    early stop and evaluations are as ``Truncation.within`` says.
 
     Raises:
         ValueError: there is no such method, or a setting is not allowed.
     """
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed is one of {', '.join(METHODS)}")
+        raise reject("", "method", method, f"one of {', '.join(METHODS)}")
     known = [one.name for one in fields(AlignSettings)]
     for name, value in changes.items():
         if name not in known:
-            raise ValueError(f"{name} is {value!r}; allowed is one of {', '.join(known)}")
+            raise ValueError(no_setting(AlignSettings, name, value, known))
     settings = {**METHODS[method], **changes}
     if "truncation" in METHODS[method] and "truncation" not in changes:
         steps = settings.get("num_inference_steps", AlignSettings.num_inference_steps)

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from ...guidance import Config
-from ...guidance.engine.config import choice, number, reject
+from ...guidance.engine.config import as_integer, choice, integer, number, reject
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Truncation(Config):
             - ``fixed``: k is ``steps``. DRaFT-K (Clark et al. 2023, arXiv:2309.17400).
             - ``all``: k = N. DRaFT.
             - ``spaced``: ``steps`` evaluations at equal distances over the whole trajectory, from
-              a random first one. DRTune (Wu et al. 2024, arXiv:2405.00760), as recalled from the
-              paper, which was not at hand.
+              a random first one. DRTune (Wu et al. 2024, arXiv:2405.00760), as an independent
+              implementation has it (github.com/RuoyuWang-2077/FlowBP).
         steps: see ``kind``; by default 8, and half of the evaluations where those are fewer.
         spread: of ``gaussian``.
         early_stop: end at one of the last so many evaluations, drawn uniformly, and read the clean
@@ -52,8 +52,8 @@ class Truncation(Config):
         detach_input: stop gradients at the network's input, so that none go through its Jacobian:
             DRTune.
         renoise: take the last step so many times more, from fresh noise on the detached final
-            image, and average: DRaFT-LV, which means ``fixed`` with 1 step. The paper's 2 is
-            recalled, not checked.
+            image, and average: DRaFT-LV, which means ``fixed`` with 1 step. Independent
+            implementations give 2 as the paper's number.
 
     Raises:
         ValueError: a setting is not allowed, or two of them together.
@@ -62,18 +62,14 @@ class Truncation(Config):
     kind: str = choice("gaussian", "gaussian", "uniform", "fixed", "all", "spaced")
     steps: float | None = number(None, low=1, optional=True)
     spread: float = number(5, low=0)
-    early_stop: float = number(0, low=0)
+    early_stop: int = integer(0, low=0)
     detach_input: bool = False
-    renoise: float = number(0, low=0)
+    renoise: int = integer(0, low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("early_stop", "renoise", *(["steps"] if self.kind != "gaussian" else [])):
-            value = getattr(self, name)
-            if value is not None:
-                if value != int(value):
-                    raise reject(self, name, value, "a whole number")
-                self._set(name, int(value))
+        if self.kind != "gaussian" and self.steps is not None:
+            self._set("steps", as_integer(self, "steps", self.steps, low=1))
         if not isinstance(self.detach_input, bool):
             raise reject(self, "detach_input", self.detach_input, "True or False")
         if self.renoise and (self.kind, self.steps, self.early_stop > 1) != ("fixed", 1, False):
@@ -93,7 +89,7 @@ class Truncation(Config):
             raise reject(self, "early_stop", self.early_stop, f"at most the {total} evaluations")
         if self.kind in ("all", "uniform"):
             return self
-        whole = int(total - max(self.early_stop - 1, 0))
+        whole = total - max(self.early_stop - 1, 0)
         if self.steps is None:
             return self.replace(steps=max(1, min(8, whole // 2)))
         room = whole - (self.kind == "gaussian")
@@ -126,7 +122,7 @@ class Truncation(Config):
         steps = int(known.steps or 0)
         stop = total - 1
         if self.early_stop > 1:
-            stop -= rng.randrange(int(self.early_stop))
+            stop -= rng.randrange(self.early_stop)
         length = stop + 1
         if self.kind == "spaced":
             apart = length // steps

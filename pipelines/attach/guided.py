@@ -514,7 +514,7 @@ def guided(
     quiet: bool = False,
     diagnose: bool = False,
     gradients: bool = False,
-    accelerate: SADA | None = None,
+    skip: SADA | None = None,
     profile: Profile | str | Path | None = None,
 ) -> Attachment:
     """Sample ``pipe`` with ``guider`` inside the ``with``.
@@ -534,7 +534,7 @@ def guided(
             put a ``Diagnosis`` into each record; what only that needs is not counted.
         gradients: let them flow through the pipeline's call, which Diffusers runs without; ask it
             for ``output_type="pt"`` or ``"latent"``.
-        accelerate: leave out whole evaluations, see ``SADA``.
+        skip: leave out whole evaluations, see ``SADA``.
         profile: of this pipeline, or the path of its file, by which a guider's intent becomes
             numbers when a run begins; the shipped ones are found without it.
 
@@ -557,8 +557,8 @@ def guided(
         several = list(guider) if isinstance(guider, (list, tuple)) else [guider]
     if not several or not all(isinstance(one, Guider) for one in several):
         raise reject("guided", "guider", guider, "a Guider such as CFG(7.5), or a list of them")
-    if accelerate is not None and not isinstance(accelerate, SADA):
-        raise ValueError(f"accelerate is {accelerate!r}; allowed is SADA() or None")
+    if skip is not None and not isinstance(skip, SADA):
+        raise ValueError(f"skip: expected SADA() or None, got {skip!r}")
     if isinstance(profile, (str, Path)):
         profile = Profile.load(profile)
     if profile is not None and not isinstance(profile, Profile):
@@ -573,7 +573,7 @@ def guided(
     for network in (part for name, part in parts.items() if name in DENOISERS):
         check_dtype(pipe, getattr(network, "dtype", torch.float32))
     return Attachment(
-        pipe, guider if is_guider else several, quiet, diagnose, gradients, accelerate, profile
+        pipe, guider if is_guider else several, quiet, diagnose, gradients, skip, profile
     )
 
 

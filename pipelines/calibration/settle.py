@@ -34,7 +34,7 @@ def settle(
     if profile is not None and not isinstance(profile, Profile):
         profile = Profile.load(profile)
     steps, latents = foreseen(pipe, job)
-    found = profile_of(pipe, steps, guider, profile, job.negative_prompt, job.accelerate)
+    found = profile_of(pipe, steps, guider, profile, job.negative_prompt, job.skip)
     return resolve(guider, found, steps, latents)
 
 

@@ -1,1 +1,1 @@
-"""Pictures from settings: loading, drawing, grids, PNG."""
+"""Pictures from settings: load a pipeline, draw, make grids, read and write PNG."""

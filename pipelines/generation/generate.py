@@ -1,4 +1,4 @@
-"""Text to pictures: load a pipeline, guide it, keep the settings with each picture."""
+"""Draw pictures with a guided pipeline, and save each with its settings."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ import torch
 from PIL import Image
 
 from ...guidance import Guider
+from ...guidance.engine.config import as_integer, reject
 from ..attach.guided import guided
-from ..language.parse import parse_acceleration
+from ..language.parse import parse_skip
 from ..machine import memory_of
 from . import png
 from .settings import Settings
 
-MOST = 1_000_000  # pictures of a run
+MOST = 1_000_000  # pictures in a run
 
 
 @dataclass
 class Picture:
-    """A picture, the settings that made it, its scheduler's class, and the evaluations it took."""
+    """A picture, with the settings and the guider that made it.
+
+    Attributes:
+        sampler: the class of its scheduler.
+        evaluations: of the network, for this picture.
+    """
 
     image: Image.Image
     settings: Settings
+    guider: Guider
     sampler: str
     evaluations: int
 
@@ -51,33 +58,33 @@ def generate(
         guider: one for all, or one for each job.
 
     Raises:
-        ValueError: something in the settings is not allowed.
+        ValueError: a setting is not allowed.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; allowed is at least 1")
+    as_integer("", "batch_size", batch_size, low=1)
     alone = isinstance(guider, Guider)
     guiders = itertools.repeat(guider) if isinstance(guider, Guider) else guider
     pairs: Iterator[tuple[Settings, Guider]] = zip(jobs, guiders, strict=not alone)
     while together := list(itertools.islice(pairs, batch_size)):
         batch, chosen = [job for job, _ in together], [one for _, one in together]
         same = all(one == chosen[0] for one in chosen)
-        accelerate = parse_acceleration(batch[0].accelerate)
-        with guided(pipe, chosen[0] if same else chosen, quiet=quiet, accelerate=accelerate) as run:
+        skip = parse_skip(batch[0].skip)
+        with guided(pipe, chosen[0] if same else chosen, quiet=quiet, skip=skip) as run:
             images = sample(pipe, batch)
         quiet = True  # the plan of the first batch is that of all
-        for job, image, count in zip(batch, images, run.last.evaluations, strict=True):
+        counts = run.last.evaluations
+        for job, one, image, count in zip(batch, chosen, images, counts, strict=True):
             done = dataclasses.replace(job, width=image.width, height=image.height)
-            yield Picture(image, done, type(pipe.scheduler).__name__, count)
+            yield Picture(image, done, one, type(pipe.scheduler).__name__, count)
 
 
-def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
+def sample(pipe: Any, jobs: Sequence[Settings], **options: object) -> list[Image.Image]:
     """Call ``pipe`` once for ``jobs``, which differ in prompt, negative prompt and seed only.
 
     Args:
         options: further arguments of the call.
 
     Raises:
-        ValueError: something in the settings is not allowed.
+        ValueError: a setting is not allowed.
     """
     first, size = jobs[0], _size(pipe, jobs[0])
     if size:
@@ -92,11 +99,11 @@ def sample(pipe: Any, jobs: Sequence[Settings], **options: Any) -> list[Any]:
     )
     if not hasattr(result, "images"):
         kind = type(pipe).__name__
-        raise ValueError(f"model is a {kind}, which draws no pictures; allowed is one that does")
+        raise ValueError(f"model: expected a pipeline that draws pictures, got a {kind}")
     return list(result.images)
 
 
-def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
+def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[str] | list[int | str]:
     """The prompts; as class numbers where the pipeline draws classes.
 
     Raises:
@@ -108,15 +115,15 @@ def _conditions(pipe: Any, jobs: Sequence[Settings]) -> list[Any]:
     names = getattr(pipe, "labels", {})
     for prompt in prompts:
         if prompt not in names and not prompt.isdecimal():
-            raise ValueError(
-                f"prompt is {prompt!r}; allowed for {type(pipe).__name__} is the number or the "
-                "name of a class"
-            )
+            expected = f"the number or the name of a class, for {type(pipe).__name__}"
+            raise reject("", "prompt", prompt, expected)
     return [names[prompt] if prompt in names else int(prompt) for prompt in prompts]
 
 
 def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:
-    """The negative prompts, and what switches the negative branch on; its size has no effect.
+    """The negative prompts, and a scale that switches the negative branch on.
+
+    The scale's value has no effect: the guider's own counts.
 
     Raises:
         ValueError: there is a negative prompt and the pipeline takes none.
@@ -125,7 +132,7 @@ def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:
     if "negative_prompt" not in known:
         if any(negative):
             text = next(filter(None, negative))
-            raise ValueError(f"negative_prompt is {text!r}; {type(pipe).__name__} takes none")
+            raise reject("", "negative_prompt", text, f"none, for {type(pipe).__name__}")
         return {"guidance_scale": 7.5} if "guidance_scale" in known else {}
     # Where there is a true scale, guidance_scale is an input of a distilled network.
     switch = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
@@ -133,7 +140,7 @@ def negative_arguments(pipe: Any, negative: Sequence[str]) -> dict[str, Any]:
 
 
 def _size(pipe: Any, settings: Settings) -> dict[str, int]:
-    """Both sides, or none: Diffusers ignores one that is given alone."""
+    """Both sides, or none: Diffusers ignores one side given without the other."""
     if settings.width is None and settings.height is None:
         return {}
     if settings.width and settings.height:
@@ -144,8 +151,8 @@ def _size(pipe: Any, settings: Settings) -> dict[str, int]:
     factor = getattr(pipe, "vae_scale_factor", 0)
     if not height * factor:
         raise ValueError(
-            f"width is {settings.width} and height is {settings.height}; allowed for "
-            f"{type(pipe).__name__} are both or none"
+            f"width and height: expected both or none, for {type(pipe).__name__}, got "
+            f"{settings.width} and {settings.height}"
         )
     return {
         "width": settings.width or width * factor,
@@ -154,10 +161,10 @@ def _size(pipe: Any, settings: Settings) -> dict[str, int]:
 
 
 def _check_room(pipe: Any, width: int, height: int, pictures: int) -> None:
-    """What the decoder's last convolution takes and gives is in memory at once, whatever else is.
+    """Check that the input and output of the decoder's last convolution fit into memory.
 
     Raises:
-        ValueError: that alone is more than there is.
+        ValueError: they do not.
     """
     vae: Any = getattr(pipe, "vae", None)
     if type(vae).__name__ != "AutoencoderKL" or getattr(vae, "use_tiling", False):
@@ -168,9 +175,9 @@ def _check_room(pipe: Any, width: int, height: int, pictures: int) -> None:
     there = memory_of(device)
     if there and needed > there:
         raise ValueError(
-            f"width is {width} and height is {height}, for {rows} pictures at once; the decoder "
-            f"alone would take {needed / 1e9:.0f} GB, and allowed is what fits into the "
-            f"{there / 1e9:.0f} GB of {device.type}"
+            f"width and height: expected what fits into the {there / 1e9:.0f} GB of {device.type}, "
+            f"got {width} and {height} for {rows} pictures at once, for which the decoder alone "
+            f"takes {needed / 1e9:.0f} GB"
         )
 
 
@@ -180,7 +187,7 @@ def save(picture: Picture, folder: Path) -> Path:
     number = max((int(match[1]) for match in numbers if match), default=-1) + 1
     slug = re.sub(r"[^a-z0-9]+", "-", picture.settings.prompt.lower()).strip("-")[:40] or "empty"
     settings = dataclasses.asdict(picture.settings)
-    text = png.info(settings, str(Guider.from_dict(picture.settings.guider)), picture.sampler)
+    text = png.info(settings, str(picture.guider), picture.sampler)
     while True:
         path = folder / f"{number:05d}-{slug}-{picture.settings.seed}.png"
         try:

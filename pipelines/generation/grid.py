@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from ...guidance.engine.config import reject
 from ..language.parse import UNGUIDED, split
 from .generate import Picture
 
 AXES = ("guider", "prompt", "scale", "seed", "steps")
 CELL = 128  # smaller pictures are enlarged to this
+Value = str | float
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, PAPER, FAINT = "#1f2328", "#ffffff", "#6e7781"
 
 
@@ -22,7 +24,7 @@ class Axis:
     """A setting and its values, as ``name=a,b,c`` says them."""
 
     name: str
-    values: tuple[Any, ...]
+    values: tuple[Value, ...]
 
     @classmethod
     def parse(cls, text: str) -> Axis:
@@ -34,25 +36,23 @@ class Axis:
         name, _, values = text.partition("=")
         items = split(values, ";") if ";" in values or name == "prompt" else split(values, ",")
         if name not in AXES or (not values and name != "prompt"):
-            raise ValueError(f"axis is {text!r}; allowed is {', '.join(f'{a}=...' for a in AXES)}")
+            raise reject("", "axis", text, f"one of {', '.join(f'{a}=...' for a in AXES)}")
         if name in ("prompt", "guider"):
             return cls(name, tuple(items))
-        kind = float if name == "scale" else int
+        kind: type[float] = float if name == "scale" else int
         try:
             return cls(name, tuple(kind(item) for item in items))
         except ValueError:
-            raise ValueError(
-                f"axis {name} is {values!r}; allowed are numbers between commas"
-            ) from None
+            raise reject("", f"axis {name}", values, "numbers between commas") from None
 
-    def label(self, value: Any) -> str:
-        """What stands beside the row or above the column."""
+    def label(self, value: Value) -> str:
+        """The heading of the value's row or column."""
         if self.name in ("prompt", "guider"):
             return "unguided" if (self.name, value) == ("guider", UNGUIDED) else str(value)
         return f"{self.name} {value:g}"
 
 
-def draw(x: Axis, y: Axis, cell: Callable[[Any, Any], Picture]) -> Image.Image:
+def draw(x: Axis, y: Axis, cell: Callable[[Value, Value], Picture]) -> Image.Image:
     """Make every picture with ``cell(x value, y value)`` and lay them out, x across and y down."""
     with tqdm(total=len(x.values) * len(y.values), desc="grid", unit="picture") as bar:
         rows = []
@@ -105,7 +105,7 @@ def layout(
     return sheet
 
 
-def _wrap(text: str, font: Any, width: float) -> list[str]:
+def _wrap(text: str, font: Font, width: float) -> list[str]:
     """Lines no wider than ``width`` pixels, broken at spaces, or within a word that is wider."""
     lines = [""]
     for word in text.split():

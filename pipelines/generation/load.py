@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import models
+from ...guidance.engine.config import reject
 from ...guidance.engine.files import reason_of
 from ..machine import check_device, default_device
 from .settings import DTYPES, SCHEDULERS, Settings
@@ -39,12 +40,12 @@ def load_pipeline(
     from ...samplers import evodiff  # saved pipelines may name it
 
     source = model_folder(model)
-    allowed = (
+    expected = (
         f"one of {', '.join(models.PIPELINES)}, a folder in Diffusers format, or an id on the Hub"
     )
     if source.is_file() or not (source.exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
-        which = ", a file" if source.is_file() else ""
-        raise ValueError(f"model is {model!r}{which}; allowed is {allowed}")
+        which = "the file " if source.is_file() else ""
+        raise ValueError(f"model: expected {expected}, got {which}{model!r}")
     weights = _lora_file(lora) if lora else None
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
@@ -52,7 +53,7 @@ def load_pipeline(
         )
     except Exception as error:  # a damaged file raises anything
         raise ValueError(
-            f"model is {model!r}; allowed is {allowed} that can be read ({reason_of(error)})"
+            f"model: expected {expected} that can be read, got {model!r} ({reason_of(error)})"
         ) from None
     if weights:
         _add_lora(pipe, weights)
@@ -62,9 +63,8 @@ def load_pipeline(
             kind = getattr(diffusers if hasattr(diffusers, name) else evodiff, name)
             pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
         except ImportError as error:
-            raise ValueError(
-                f"scheduler is {scheduler!r}; allowed once installed: {error}"
-            ) from None
+            expected = f"one whose packages are installed ({error})"
+            raise reject("", "scheduler", scheduler, expected) from None
     device = device or default_device()
     return pipe if device == "cpu" else pipe.to(device)
 
@@ -73,17 +73,14 @@ def _lora_file(lora: str) -> Path:
     path = Path(lora)
     path = path / LORA if path.is_dir() else path
     if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(
-            f"lora is {lora!r}; allowed is a .safetensors file, or a folder with {LORA}"
-        )
+        raise reject("", "lora", lora, f"a .safetensors file, or a folder with {LORA}")
     return path
 
 
 def _add_lora(pipe: Any, path: Path) -> None:
     if importlib.util.find_spec("peft") is None:
-        raise ValueError(
-            f"lora is {str(path)!r}; allowed with peft: `pip install 'guiders[align]'` gets it"
-        )
+        expected = "peft to be installed: `pip install 'guiders[align]'`"
+        raise reject("", "lora", str(path), expected)
     where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
     network: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     try:
@@ -94,7 +91,5 @@ def _add_lora(pipe: Any, path: Path) -> None:
         if not any(getattr(part, "peft_config", None) for part in pipe.components.values()):
             raise ValueError("it has nothing for this model")
     except Exception as error:  # of many kinds, where it is for another model
-        raise ValueError(
-            f"lora is {str(path)!r}; allowed is one of a {type(pipe).__name__} that can be read "
-            f"({reason_of(error)})"
-        ) from None
+        expected = f"one of a {type(pipe).__name__} that can be read ({reason_of(error)})"
+        raise reject("", "lora", str(path), expected) from None

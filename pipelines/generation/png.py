@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from ...guidance.engine.config import reject
 from ...guidance.engine.files import write
 
 KEY = "guiders"
@@ -25,7 +26,7 @@ def info(settings: dict[str, Any], guider: str, sampler: str) -> PngImagePlugin.
         "Model": settings["model"],
         "Guider": guider,
     }
-    for name in ("accelerate", "lora"):
+    for name in ("skip", "lora"):
         if settings.get(name):
             fields[name.capitalize()] = settings[name]
     scale = _first_scale(settings["guider"])
@@ -65,9 +66,7 @@ def read(path: str | Path) -> dict[str, Any]:
         with Image.open(path) as picture:
             chunks = dict(picture.info)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"params-from is {str(path)!r}; allowed is a readable picture ({error})"
-        ) from None
+        raise reject("", "params-from", str(path), f"a readable picture ({error})") from None
     try:
         if KEY in chunks:
             settings = json.loads(chunks[KEY])
@@ -77,10 +76,9 @@ def read(path: str | Path) -> dict[str, Any]:
         if "parameters" in chunks:
             return _from_text(chunks["parameters"])
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"params-from is {str(path)!r}; its settings cannot be read ({error})"
-        ) from None
-    raise ValueError(f"params-from is {str(path)!r}; allowed is a PNG with stored settings")
+        expected = f"a PNG whose settings can be read ({error})"
+        raise reject("", "params-from", str(path), expected) from None
+    raise reject("", "params-from", str(path), "a PNG with stored settings")
 
 
 def _from_text(text: str) -> dict[str, Any]:
@@ -111,7 +109,7 @@ def _from_text(text: str) -> dict[str, Any]:
     return found
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     text = str(value)
     return json.dumps(text) if re.search(r"[,:\n]", text) else text
 

@@ -1,4 +1,4 @@
-"""What a picture is drawn with: all that another run needs to draw it again."""
+"""The settings of a picture: all that is needed to draw it again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..language.parse import parse_acceleration
+from ...guidance.engine.config import check_fields, choice, integer, reject
+from ..language.parse import parse_skip
 
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {}),
@@ -23,9 +24,8 @@ SCHEDULERS = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
-
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TEXTS = ("prompt", "negative_prompt", "model", "skip", "lora")
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Settings:
         guider: the JSON form of the guider.
         scheduler: a name of ``SCHEDULERS``, or "" for the model's own.
         width, height: pixels; ``None`` is the model's own.
-        accelerate: words such as "sada" that leave out evaluations, or "".
+        skip: what leaves out whole evaluations, in words such as "sada", or "".
         lora: a file or folder with a LoRA for the model, or "".
         seed: of this one picture.
 
@@ -48,38 +48,22 @@ class Settings:
     guider: Any
     negative_prompt: str = ""
     model: str = "emoji"
-    num_inference_steps: int = 30
-    seed: int = 0
-    scheduler: str = ""
-    width: int | None = None
-    height: int | None = None
-    dtype: str = "float32"
-    accelerate: str = ""
+    num_inference_steps: int = integer(30, low=1, high=1000)
+    seed: int = integer(0, low=0, high=2**63 - 1)
+    scheduler: str = choice("", "", *SCHEDULERS)
+    width: int | None = integer(None, low=8, high=16384, optional=True)
+    height: int | None = integer(None, low=8, high=16384, optional=True)
+    dtype: str = choice("float32", *DTYPES)
+    skip: str = ""
     lora: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt", "model", "scheduler", "dtype", "accelerate",
-                     "lora"):  # fmt: skip
+        for name in TEXTS:
             value = getattr(self, name)
             if not isinstance(value, str) or not _is_unicode(value):
-                raise ValueError(f"{name} is {value!r}; allowed is text")
-        for name, low, high in (
-            ("num_inference_steps", 1, 1000),
-            ("seed", 0, 2**63 - 1),
-            ("width", 8, 16384),
-            ("height", 8, 16384),
-        ):
-            value = getattr(self, name)
-            if value is None and name in ("width", "height"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                allowed = f"a whole number from {low} to {high}"
-                raise ValueError(f"{name} is {value!r}; allowed is {allowed}")
-        for name, table in (("scheduler", ["", *SCHEDULERS]), ("dtype", list(DTYPES))):
-            if getattr(self, name) not in table:
-                allowed = ", ".join(filter(None, table))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed is one of {allowed}")
-        parse_acceleration(self.accelerate)
+                raise reject("", name, value, "text")
+        check_fields(self)
+        parse_skip(self.skip)
 
 
 def _is_unicode(text: str) -> bool:

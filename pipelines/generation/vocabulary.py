@@ -11,7 +11,7 @@ from typing import Any
 def unknown_words(prompt: str, model_folder: str | Path) -> dict[str, list[str]]:
     """The words of ``prompt`` that a model does not know, with up to three near ones each.
 
-    Empty for models without a ``words.txt``, which are taken to know every word.
+    Empty for models without a ``words.txt``: they are assumed to know every word.
     """
     known = _known(model_folder)
     unknown = [word for word in _words(prompt) if word not in known] if known else []
@@ -19,14 +19,16 @@ def unknown_words(prompt: str, model_folder: str | Path) -> dict[str, list[str]]
 
 
 def says_nothing(prompt: str, model_folder: str | Path) -> bool:
-    """Is there something in ``prompt``, and no word that a model knows?"""
+    """Does ``prompt`` contain something, but no word that the model knows?"""
     known = _known(model_folder)
     return bool(known and prompt.strip()) and not any(word in known for word in _words(prompt))
 
 
 def tokens_too_many(pipe: Any, prompt: str) -> tuple[int, int] | None:
-    """How many tokens ``prompt`` has, and how many are read, where none of a pipeline's tokenizers
-    has room for all of them."""
+    """How many tokens ``prompt`` has and how many are read, if every tokenizer cuts it off.
+
+    ``None`` if one of the pipeline's tokenizers reads all of it.
+    """
     parts = {name: part for name, part in pipe.components.items() if callable(part)}
     found = []
     for tokenizer in (part for name, part in parts.items() if name.startswith("tokenizer")):
@@ -39,7 +41,7 @@ def tokens_too_many(pipe: Any, prompt: str) -> tuple[int, int] | None:
 
 
 def start_of(text: str, most: int) -> str:
-    """The text in a line of at most so many letters."""
+    """The beginning of a text, in one line of at most ``most`` letters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

@@ -13,8 +13,8 @@ from ...guidance import Config, Gate, Guider, Term
 from ...guidance.engine.config import is_number
 from .parse import parse_guider
 
-SCALES = (1.0, 12.0)  # of a guider that names no range
-MOST = 8
+SCALES = (1.0, 12.0)  # where the scale is searched, of a guider without ranges
+MOST = 8  # ranges
 END = r"[^\s()\[\],;=]"
 RANGE = re.compile(rf"(?<=[(\[,;=])(\s*)({END}+?)\s*\.\.\s*({END}+)(?=\s*[)\],;])")
 
@@ -25,7 +25,7 @@ class Range:
 
     Attributes:
         name: of the setting, such as ``eta`` or ``interval.low``.
-        whole: only whole numbers are allowed.
+        whole: it holds whole numbers only.
         default: of the setting, where it is a number in the range.
     """
 
@@ -40,7 +40,7 @@ class Range:
         return self.rounded((self.low + self.high) / 2)
 
     def rounded(self, value: float) -> float:
-        """To a hundredth of the range or less: finer than figures tell, and short to write."""
+        """Rounded to a hundredth of the range or less: finer steps cannot be told apart."""
         digits = 0 if self.whole else max(0, 2 - math.floor(math.log10(self.high - self.low)))
         return min(max(round(float(value), digits), self.low), self.high)
 
@@ -52,7 +52,7 @@ class Space:
     Attributes:
         text: as it was given.
         ranges: in order.
-        parts: the words between the ranges; a single one where the scale is searched instead.
+        parts: the words between the ranges; a single one if the scale is searched instead.
     """
 
     text: str
@@ -73,8 +73,8 @@ class Space:
 
     @property
     def start(self) -> list[float]:
-        """The default of every setting, or the middle of its range; all middles where that is
-        no guider."""
+        """The default of each setting, or the middle of its range if the default is outside; all
+        middles if that combination is refused."""
         middles = [one.middle for one in self.ranges]
         values = [one.middle if one.default is None else one.default for one in self.ranges]
         return values if _refusal(self.parts, values) is None else middles
@@ -86,7 +86,7 @@ def parse_space(text: str) -> Space:
     Without any range the scale is searched over 1 to 12.
 
     Raises:
-        ValueError: a range is not one, or the guider is not allowed in its middle or at its ends.
+        ValueError: a range is not one, or the guider is refused in its middle or at its ends.
     """
     found = list(RANGE.finditer(text))
     bounds, parts, start = [], [], 0
@@ -97,7 +97,7 @@ def parse_space(text: str) -> Space:
             start = match.end()
     parts.append(text[start:])
     if len(bounds) > MOST:
-        raise ValueError(f"guider has {len(bounds)} ranges; allowed are at most {MOST}")
+        raise ValueError(f"guider: expected at most {MOST} ranges, got {len(bounds)}")
     if not bounds:
         return _of_scale(text)
     middles = [(low + high) / 2 for low, high in bounds]
@@ -105,7 +105,7 @@ def parse_space(text: str) -> Space:
     ranges = [Range("", *ends, w) for ends, w in zip(bounds, whole, strict=True)]
     middles = [one.middle for one in ranges]
     if (refusal := _refusal(parts, middles)) is not None:
-        raise ValueError(f"guider is {text!r}; in the middle of its ranges, {refusal}")
+        raise ValueError(f"guider {text!r}: in the middle of its ranges, {refusal}")
     for place, one in enumerate(ranges):
         for end in (one.low, one.high):
             _check_end(text, parts, ranges, place, end)
@@ -113,37 +113,35 @@ def parse_space(text: str) -> Space:
 
 
 def _ends(match: re.Match[str]) -> tuple[float, float] | None:
-    """The numbers of a range; ``None`` where the dots stand in something else, such as a path."""
+    """The numbers of a range; ``None`` if the dots belong to something else, such as a path."""
     try:
         low, high = float(match[2]), float(match[3])
     except ValueError:
         return None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
-            f"guider has the range {match[0].strip()!r}; allowed is LOW..HIGH, two finite numbers "
-            "with LOW below HIGH"
+            "guider: expected the range LOW..HIGH, two finite numbers with LOW below HIGH, got "
+            f"{match[0].strip()!r}"
         )
     return low, high
 
 
 def _of_scale(text: str) -> Space:
-    """The search of a guider without ranges: that of its scale."""
+    """The space of a guider without ranges: its scale is searched."""
     low, high = SCALES
-    default = parse_guider(text).terms[0].when.to_dict()
+    default = parse_guider(text).terms[0].when.inner.to_dict()
     try:
         parse_guider(text, low)
         parse_guider(text, high)
     except ValueError as error:
         raise ValueError(
-            f"guider is {text!r}, which has no range, and its scale cannot be searched ({error}); "
-            "allowed is a range in place of a number, as in cfg(2..10)"
+            "guider: expected a range in place of a number, as in cfg(2..10), got "
+            f"{text!r}, whose scale cannot be searched ({error})"
         ) from None
-    while isinstance(default, dict) and "scale" in default:  # within gates
-        default = default["scale"]
     if not is_number(default) or not low <= default <= high:
         raise ValueError(
-            f"guider is {text!r}, which has no range, and a scale of {default} by default, outside "
-            f"{low:g}..{high:g}; allowed is a range of your own"
+            f"guider: expected a range in place of a number, got {text!r}, whose scale is "
+            f"{default} by default and not in {low:g}..{high:g}"
         )
     return Space(text, (Range("scale", low, high, default=float(default)),), (text,))
 
@@ -156,7 +154,7 @@ def _guider(parts: Sequence[str], values: Sequence[float]) -> Guider:
 
 
 def _refusal(parts: Sequence[str], values: Sequence[float]) -> ValueError | None:
-    """Why there is no such guider."""
+    """Why these numbers are refused; ``None`` if they are not."""
     try:
         _guider(parts, values)
     except ValueError as error:
@@ -167,7 +165,7 @@ def _refusal(parts: Sequence[str], values: Sequence[float]) -> ValueError | None
 def _is_whole(
     parts: Sequence[str], bounds: Sequence[tuple[float, float]], middles: list[float], place: int
 ) -> bool:
-    """Are only whole numbers allowed there? Seen from what is refused."""
+    """Does that place hold whole numbers only? Found by trying numbers there."""
     low, high = bounds[place]
     if low != int(low) or high != int(high):
         return False
@@ -176,14 +174,14 @@ def _is_whole(
     def allowed(value: float) -> bool:
         return _refusal(parts, [*middles[:place], value, *middles[place + 1 :]]) is None
 
-    # Both ends are asked, since a number may be refused for another setting's sake.
+    # Both ends are tried: a number may be refused because of another setting.
     return any(map(allowed, some)) and not any(allowed(value + 0.5) for value in some)
 
 
 def _check_end(
     text: str, parts: Sequence[str], ranges: Sequence[Range], place: int, end: float
 ) -> None:
-    """An end is allowed if it is with the others at their middles, or all at one of their ends."""
+    """Complain of an end that is refused with the other ranges at their middles, lows and highs."""
     first = None
     for others in ("middle", "low", "high"):
         values = [getattr(one, others) for one in ranges]
@@ -193,15 +191,13 @@ def _check_end(
             return
         first = first or refusal
     one = ranges[place]
-    raise ValueError(
-        f"guider is {text!r}; at the end {end:g} of {one.low:g}..{one.high:g}, {first}"
-    )
+    raise ValueError(f"guider {text!r}: at the end {end:g} of {one.low:g}..{one.high:g}, {first}")
 
 
 def _named(parts: Sequence[str], ranges: Sequence[Range]) -> Iterator[Range]:
     """The ranges with the names and defaults of the settings that they stand for.
 
-    A setting is found by changing it: it is what then differs in the guider's JSON.
+    The number is changed, and what then differs in the guider's JSON is its setting.
     """
     middles = [one.middle for one in ranges]
     whole = _guider(parts, middles)
@@ -215,8 +211,8 @@ def _named(parts: Sequence[str], ranges: Sequence[Range]) -> Iterator[Range]:
                 break
         if path is None:
             raise ValueError(
-                f"guider has the range {one.low:g}..{one.high:g} where no number stands; allowed "
-                "is in place of a number"
+                "guider: expected a range in place of a number, got one where no number stands, "
+                f"{one.low:g}..{one.high:g}"
             )
         name, default = _setting(whole, path)
         seen[name] += 1
@@ -227,7 +223,7 @@ def _named(parts: Sequence[str], ranges: Sequence[Range]) -> Iterator[Range]:
 
 
 def _difference(a: Any, b: Any, path: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-    """Where two JSON values have different numbers; ``None`` where they have not."""
+    """The path to the first number that differs between two JSON values; ``None`` if none does."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys: Any = [key for key in a if key in b]
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
@@ -239,7 +235,7 @@ def _difference(a: Any, b: Any, path: tuple[Any, ...] = ()) -> tuple[Any, ...] |
 
 
 def _setting(guider: Guider, path: tuple[Any, ...]) -> tuple[str, float | None]:
-    """The name of the setting at a place of the guider's JSON, and its default."""
+    """The name of the setting at a path in the guider's JSON, and its default."""
     data, owners = guider.to_dict(), []  # the configs on the way, each with its key
     for key in path:
         if isinstance(data, dict):
@@ -255,6 +251,6 @@ def _setting(guider: Guider, path: tuple[Any, ...]) -> tuple[str, float | None]:
         return f"{name}[{path[-1]}]", None
     try:
         default = kind.from_dict({k: v for k, v in config.items() if k != key}).to_dict()[key]
-    except ValueError:  # it has none, or not without functions
+    except ValueError:  # it has no default, or would import functions
         return name, None
     return name, float(default) if is_number(default) else None

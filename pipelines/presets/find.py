@@ -1,4 +1,4 @@
-"""Which profile is a pipeline's, and the noise levels of a run before it is made."""
+"""The profile of a pipeline, and the complaint if there is none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from ... import models
 from ...guidance import Profile, Step, intents
-from .published import hints
+from .published import Guiders, hints
 
 
 def name_of(pipe: Any) -> str:
-    """A pipeline's model in a word: a shipped one, a folder's name, an id, or its class."""
+    """A name for a pipeline's model: of a shipped one, its folder, its Hub id, or its class."""
     source = str(getattr(pipe, "name_or_path", "") or "")
     for name in models.PIPELINES:
         if source and Path(source).resolve() == models.path(name).resolve():
@@ -26,19 +26,25 @@ def name_of(pipe: Any) -> str:
 def profile_of(
     pipe: Any,
     steps: Sequence[Step],
-    wanted: Any,
+    wanted: Guiders,
     given: Profile | None,
     negative: str,
-    accelerate: str,
+    skip: str,
 ) -> Profile:
-    """The profile by which the intent of guiders becomes numbers; the one that ships by default.
+    """The profile that turns the intent of guiders into numbers, by default the one that ships.
+
+    There is a warning if it was measured on another model, scheduler or negative prompt.
 
     Args:
+        pipe: the pipeline.
+        steps: the evaluations of the run.
         wanted: the guiders.
-        negative, accelerate: the run's negative prompt and acceleration.
+        given: the profile to use, if there is one.
+        negative: the run's negative prompt.
+        skip: what leaves out whole evaluations in the run, as ``Settings.skip``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no profile is given, and none ships.
     """
     profile = given or find_profile(pipe, steps, wanted)
     pairs = [
@@ -46,27 +52,29 @@ def profile_of(
         ("pipeline", type(pipe).__name__, profile.facts["pipeline"]),
         ("scheduler", type(pipe.scheduler).__name__, profile.facts["scheduler"]),
         ("negative_prompt", negative, profile.facts.get("negative_prompt", "")),
-        ("accelerate", accelerate, ""),
+        ("skip", skip, ""),
     ]
     for name, here, there in pairs:
         if here != there:
             warnings.warn(
-                f"profile: the {name} of the run is {here!r} and the profile's is {there!r}; its "
-                "numbers may be others here",
+                f"profile: the {name} of the run is {here!r} and the profile's is {there!r}; other "
+                "numbers may be right for this run",
                 stacklevel=2,
             )
             break
     return profile
 
 
-def find_profile(pipe: Any, steps: Sequence[Step], wanted: Any) -> Profile:
-    """The profile that ships for a pipeline and a run of these steps.
+def find_profile(pipe: Any, steps: Sequence[Step], wanted: Guiders) -> Profile:
+    """The profile that ships for a pipeline and these steps.
 
     Args:
+        pipe: the pipeline.
+        steps: the evaluations of the run.
         wanted: the guiders whose intent it is for.
 
     Raises:
-        ValueError: there is none; it names the command that makes one.
+        ValueError: none ships; the message names the command that makes one.
     """
     name, here = name_of(pipe), [step.sigma for step in steps]
     there = [_load(path) for path in models.profiles(name)] if name in models.PIPELINES else []

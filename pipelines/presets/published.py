@@ -1,21 +1,23 @@
-"""What others published for well-known models. None of it was measured here."""
+"""Settings that others published for well-known models. None of them was measured here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ...guidance import intents
+from ...guidance import Guider, intents
+
+Guiders = Guider | Sequence[Guider]
 
 
 @dataclass(frozen=True)
 class Published:
-    """A setting for a family of models.
+    """A published setting for a family of models.
 
     Attributes:
-        family: as people call it.
-        pipelines: how the names of their Diffusers pipelines begin.
-        guider: as the command line says it.
+        family: its usual name.
+        pipelines: beginnings of the names of its Diffusers pipelines.
+        guider: in the words of the command line.
         source: where it was published, and by whom if not by the method's authors.
     """
 
@@ -72,12 +74,12 @@ PUBLISHED = (
 
 
 def published_for(pipeline: str) -> list[Published]:
-    """What was published for the family of a pipeline, by the name of its class."""
+    """The published settings for the family of a pipeline, given the name of its class."""
     return [one for one in PUBLISHED if pipeline.startswith(one.pipelines)]
 
 
-def hints(pipeline: str, wanted: Any) -> list[str]:
-    """Published settings of the methods whose intent somebody asks for, a line each."""
+def hints(pipeline: str, wanted: Guiders) -> list[str]:
+    """Published settings of the methods that ``wanted`` asks for by intent, a line each."""
     kinds = {text.split()[0].lower() for text in intents(wanted)}
     return [
         f"for {one.family} {one.guider} was published ({one.source}), not measured here"

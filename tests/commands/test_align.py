@@ -1,6 +1,7 @@
 """``guiders align`` as a person uses it, and misuses it."""
 
 import csv
+import re
 
 import pytest
 from guiders import APG, CFG, Adaptive
@@ -59,19 +60,19 @@ def test_it_goes_on_where_it_stopped(align):
 @pytest.mark.parametrize(("args", "complaint"), [
     (["--reward", "beauty"], "reward is 'beauty'; allowed is one of emoji-clip"),
     (["--reward", "emoji-judge"], "never trained with"),
-    (["--method", "ppo"], "method is 'ppo'; allowed is one of alignprop"),
-    (["--truncation-steps", "40", "--truncation", "fixed"], "steps is 40; allowed is at most 3"),
+    (["--method", "ppo"], "method: expected one of alignprop.*, got 'ppo'"),
+    (["--truncation-steps", "40", "--truncation", "fixed"], "steps: expected at most 3.*, got 40"),
     (["--prompts", "/nowhere.txt"], "prompts are '/nowhere.txt'; allowed is a text file"),
-    (["--loss", "square"], "kind is 'square'; allowed is one of linear, absolute, hinge"),
+    (["--loss", "square"], "kind: expected one of linear, absolute, hinge.*, got 'square'"),
     (["--mixed-precision", "fp16"], "mixed_precision is 'fp16'"),
     (["--target-modules", "nose,ear"], "target_modules are nose, ear; allowed are names"),
-    (["--eta", "3"], "eta is 3.0; allowed is a number between 0 and 1"),
-    (["--out", "/proc/here"], "out is '/proc/here'; allowed is a folder"),
+    (["--eta", "3"], "eta: expected a number between 0 and 1.*, got 3.0"),
+    (["--out", "/proc/here"], "out: expected a folder.*, got '/proc/here'"),
 ])  # fmt: skip
 def test_mistakes_get_one_sentence_and_exit_code_two(align, args, complaint):
     out, said = align(*args, code=2)
     assert said.err.count("guiders: error:") == 1
-    assert complaint in said.err
+    assert re.search(complaint, said.err)
     assert "Traceback" not in said.err
     assert not (out / "pytorch_lora_weights.safetensors").exists()
 
@@ -93,9 +94,9 @@ def test_flags_as_settings():
     assert read("--target-modules", "to_q,to_k").target_modules == ("to_q", "to_k")
     assert read("--num-inference-steps", "8").truncation == Truncation(steps=4)
     assert read("--num-inference-steps", "1", "--truncation", "fixed").truncation.steps == 1
-    with pytest.raises(ValueError, match=r"steps is 8\.0; allowed is at most 7"):
+    with pytest.raises(ValueError, match=r"steps: expected at most 7.*, got 8\.0"):
         read("--num-inference-steps", "8", "--truncation-steps", "8")
-    with pytest.raises(ValueError, match="scale is given twice"):
+    with pytest.raises(ValueError, match="scale: expected one value"):
         read("--guider", "cfg(3)")
         parse_guider("cfg(3)", 5)
 

@@ -81,7 +81,7 @@ def test_another_guider_in_the_same_folder_is_refused_and_nothing_is_lost(
         (["--metrics", "fd:emoji-clip", "--reference", "nowhere"], ["reference", "nowhere", "npz"]),
         (["--metrics", "ssim"], ["ssim", "baseline"]),
         (["--metrics", "fd,,saturation"], ["metrics is 'fd,,saturation'", "an empty name"]),
-        (["--num-images", "1000000000"], ["num_images is 1000000000", "to 1000000"]),
+        (["--num-images", "1000000000"], ["num_images: expected", "1000000, got 1000000000"]),
         (["--metrics", "class:emoji-classifier"], ["class", "labels", "symbols"]),
         (["--num-images", "1"], ["num_images", "1", "from 2"]),
         (["--num-images", "-3"], ["num_images", "-3"]),
@@ -92,11 +92,11 @@ def test_another_guider_in_the_same_folder_is_refused_and_nothing_is_lost(
         (["--neighbours", "9", "--metrics", "recall:emoji-clip", "--reference", "train"],
          ["neighbours is 9", "5 pictures"]),
         (["--prompts", "nowhere"], ["prompts", "nowhere", "geneval"]),
-        (["--prompts", ""], ["prompts is missing"]),
+        (["--prompts", ""], ["prompts: expected a set"]),
         (["--guider", "cfh"], ["guider", "cfh"]),
         (["--from", "nowhere.json"], ["nowhere.json", "cannot be read"]),
         (["--pictures", "nowhere", "--metrics", "saturation"],
-         ["num_inference_steps is", "allowed without pictures"]),
+         ["num_inference_steps: expected none beside pictures"]),
         (["--baseline", "nowhere", "--metrics", "ssim"], ["nowhere", "0 pictures"]),
     ],
 )  # fmt: skip
@@ -168,6 +168,6 @@ def test_a_manifest_of_something_else_is_refused(evaluate, tmp_path, capsys):
     data["model"]["sha256"] = "0" * 16
     path.write_text(json.dumps(data))
     assert main(["evaluate", "--from", str(path), "--out", str(tmp_path / "o")]) == 2
-    assert "allowed for this manifest is 0000000000000000" in capsys.readouterr().err
+    assert "expected the manifest's sha256 0000000000000000" in capsys.readouterr().err
     (tmp_path / "prompts.txt").write_text("other\nwords\n")
     assert main(["evaluate", "--from", str(path), "--out", str(tmp_path / "o")]) == 2

@@ -253,7 +253,6 @@ def test_the_method_is_named_where_the_network_is_not_to_blame():
     denoiser(Query(tensor(1, 2), step(5, 9)), Answers(tensor(1, 0), tensor(1, 1)))
     with pytest.raises(RuntimeError, match=r"what Broken scale 3 makes of it at step 5"):
         denoiser.finish()
-    del Config.registry["Broken"]
 
 
 def test_diagnostics_do_not_change_the_run_and_are_not_counted():

@@ -77,5 +77,5 @@ def test_it_knows_its_words():
     folder = models.path("emoji")
     assert unknown_words("red heart, noto style, fluent flat twemoji emojione blob", folder) == {}
     assert unknown_words("hart", folder)["hart"][0] == "heart"
-    with pytest.raises(ValueError, match="'emojis'; allowed is one of emoji"):
+    with pytest.raises(ValueError, match=r"model: expected one of emoji.*, got 'emojis'"):
         models.load("emojis")

@@ -129,8 +129,8 @@ def test_bad_arguments(sd):
         ({"guiders": [CFG(Adaptive(3))]}, "guiders have CFG"),
         ({"guiders": [APG(rescale="p90")]}, "guiders have APG"),
         ({"guiders": [CFG(3, reference=Stale())]}, "guiders have CFG.*one prediction"),
-        ({"guiders": [CFG(3, reference=Confusion(["a", "b"]))]}, "guiders have CFG.*one pred"),
-        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"guiders": [CFG(3, reference=Confusion(["a", "b"], "c"))]}, "guiders have CFG.*one pred"),
+        ({"num_inference_steps": 0}, "num_inference_steps: expected .*, got 0"),
         ({"prompts": ["x"] * 8, "negative_prompt": "x"}, "prompts are all predicted as"),
     ):
         with pytest.raises(ValueError, match=words):

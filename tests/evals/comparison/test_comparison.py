@@ -146,5 +146,7 @@ def test_guiders_as_words(tmp_path):
     assert cells[0].folder == cells[2].folder
     assert [bool(cell.baseline) for cell in cells] == [False, False, False, True]
     CFG(Linear(1, 9)).save(tmp_path / "linear.json")
-    with pytest.raises(ValueError, match="guidance_scale is 3; allowed where it replaces one"):
+    with pytest.raises(
+        ValueError, match="guidance_scale: expected a guider whose scale is one number"
+    ):
         method_of(str(tmp_path / "linear.json")).at(3)

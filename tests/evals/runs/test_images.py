@@ -147,7 +147,7 @@ def test_a_folder_belongs_to_one_plan(drawing, tmp_path):
     with pytest.raises(ValueError, match="where batch_size is 3, and not 4"):
         drawing(batch_size=4).plan.claim(tmp_path, {"model_sha256": "a"})
     assert Plan.from_dict(plan.to_dict()) == plan
-    with pytest.raises(ValueError, match="batch_size is 0; allowed is a whole number"):
+    with pytest.raises(ValueError, match=r"batch_size: expected a whole number.*, got 0"):
         drawing(batch_size=0)
     with fixed_threads(3):
         assert torch.get_num_threads() == 3

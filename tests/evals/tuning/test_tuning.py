@@ -110,7 +110,7 @@ def test_what_is_refused_does_not_count_and_is_left(tmp_path):
     assert len(trials) == 16
     refused = told[-1][1]
     assert refused
-    assert all("allowed is a number above low" in reason for reason in refused)
+    assert all("expected a number above low" in reason for reason in refused)
     assert min(trial.loss for trial in trials) < 1  # it lies near the edge
     assert [len(drawn) for drawn, _ in told] == sorted(len(drawn) for drawn, _ in told)
     assert len({trial.values for trial in trials}) == 16
@@ -295,9 +295,9 @@ def test_scores_of_ones_own(request_, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        ({"budget": 0}, "budget is 0; allowed is a whole number"),
-        ({"budget": True}, "budget is True; allowed is a whole number"),
-        ({"guider": "apg(3)"}, "which has no range"),
+        ({"budget": 0}, "budget: expected a whole number.*, got 0"),
+        ({"budget": True}, "budget: expected a whole number.*, got True"),
+        ({"guider": "apg(3)"}, "expected a range in place of a number"),
         ({"metrics": ("fd", "nfe")}, "allowed for a search is one"),
     ],
 )

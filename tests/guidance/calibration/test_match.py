@@ -104,12 +104,12 @@ def test_what_cannot_be_matched_is_refused():
         (APG(Match(CFG(Adaptive(4)))), "Match: guider"),
         (CFG(Match(4), reference=WeakModel("emoji-weak")), "emoji-weak.*guiders profile"),
         (APG(Match(40)), "effective scale is 40"),
-        (TCFG(Match(4)), "Match: method is 'TCFG'"),
+        (TCFG(Match(4)), "Match: method: expected .*, got 'TCFG'"),
         (reward, "UniversalGuidance"),
     ):
         with pytest.raises(ValueError, match=words):
             resolve(guider, known)
-    with pytest.raises(ValueError, match="guider is 'strong'"):
+    with pytest.raises(ValueError, match=r"guider: expected .*, got 'strong'"):
         Match("strong")
 
 

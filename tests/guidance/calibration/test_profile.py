@@ -103,7 +103,7 @@ def test_files_that_are_no_profiles(tmp_path, change):
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"Profile: path is .*p.json.*guiders profile"):
+    with pytest.raises(ValueError, match=r"Profile: path: expected .*guiders profile.*p.json"):
         Profile.load(path)
 
 

@@ -132,14 +132,14 @@ def test_what_excludes_each_other():
     assert Interval(3, 1, 2).replace(keep=0.5) == Interval(3, keep=0.5)
     assert Interval(3, keep=0.5).replace(low=1) == Interval(3, low=1)
     for make, words in (
-        (lambda: Adaptive(3, threshold=0.9, save=0.2), "save is 0.2"),
-        (lambda: Adaptive(3, space="output", save=0.2), "save is 0.2"),
-        (lambda: Adaptive(3, save=0.6), "save is 0.6"),
-        (lambda: Interval(3, low=1, keep=0.9), "keep is 0.9"),
-        (lambda: Interval(3, keep=1), "keep is 1"),
-        (lambda: APG(rescale="p100"), "rescale is 'p100'"),
-        (lambda: APG(rescale="big"), "rescale is 'big'"),
-        (lambda: APG(rescale="p90", rescale_rms=0.1), "rescale_rms is 0.1"),
+        (lambda: Adaptive(3, threshold=0.9, save=0.2), "save: expected .*, got 0.2"),
+        (lambda: Adaptive(3, space="output", save=0.2), "save: expected .*, got 0.2"),
+        (lambda: Adaptive(3, save=0.6), "save: expected .*, got 0.6"),
+        (lambda: Interval(3, low=1, keep=0.9), "keep: expected .*, got 0.9"),
+        (lambda: Interval(3, keep=1), "keep: expected .*, got 1"),
+        (lambda: APG(rescale="p100"), "rescale: expected .*, got 'p100'"),
+        (lambda: APG(rescale="big"), "rescale: expected .*, got 'big'"),
+        (lambda: APG(rescale="p90", rescale_rms=0.1), "rescale_rms: expected .*, got 0.1"),
     ):
         with pytest.raises(ValueError, match=words):
             make()

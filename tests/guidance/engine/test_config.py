@@ -1,6 +1,7 @@
 """Guiders say what they are, come back from JSON, and refuse nonsense by name."""
 
 import json
+from dataclasses import dataclass
 
 import methods
 import numpy as np
@@ -26,7 +27,7 @@ from guiders import (
     StepAG,
     ZeroInit,
 )
-from guiders.guidance import METHODS
+from guiders.guidance import METHODS, Config, Negative, Reference, Term, integer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,6 +143,7 @@ def test_printing():
         (lambda: Guider.from_dict(3), ["3"]),
         (lambda: Guider.from_dict({"type": []}), ["type", "[]"]),
         (lambda: CFG(10**400), ["scale"]),
+        (lambda: Scale.from_dict({"type": "Custom", "function": []}), ["functions=True"]),
         (lambda: CFG(CFG), ["scale"]),
         (lambda: CFG(Rescale()), ["scale", "Rescale"]),
         (lambda: PerImage(()), ["scales", "at least one"]),
@@ -149,7 +151,7 @@ def test_printing():
         (lambda: Custom("sys:path"), ["function", "function of Step"]),
         (lambda: Adaptive(Interval(Adaptive(3))), ["scale", "another Adaptive"]),
         (
-            lambda: Guider.from_dict(CFG(Custom("math:sqrt")).to_dict()),
+            lambda: Scale.from_dict({"type": "Custom", "function": "a:b"}),
             ["Custom", "functions=True"],
         ),
         (lambda: (CFG(2) | Rescale()) + CFG(2), ["(a + b) | post"]),
@@ -173,7 +175,7 @@ def test_nonsense_is_refused_with_the_argument_the_value_and_what_is_allowed(mak
         (lambda: APG(norm_threshold=15), "in place of norm_threshold use rescale"),
         (lambda: CFG(5, guidance_rescale=0.7), r"use guider \| Rescale\(phi\)"),
         (lambda: CFG(5, zoom=2), "scale, reference$"),
-        (lambda: Guider.load(3), "path is '3'; allowed is a JSON file"),
+        (lambda: Guider.load(3), "path: expected a JSON file.*, got '3'"),
         (lambda: CFG(5) + 3, r"CFG \+ 3: allowed is another guider"),
         (lambda: CFG(5) + None, r"CFG \+ None: allowed is another guider"),
         (lambda: 3 + CFG(5), r"3 \+ CFG: allowed is another guider"),
@@ -183,14 +185,74 @@ def test_nonsense_is_refused_with_the_argument_the_value_and_what_is_allowed(mak
         (lambda: CFG(5) | 3, r"CFG \| 3: allowed is what acts on the result"),
         (lambda: Interval(Interval(5, 0, 1), 2, 3), r"overlaps with \(2, 3\]"),
         (lambda: Interval(StepAG(Interval(5, 1), 0.5), 0, 1), r"overlaps with \(0, 1\]"),
-        (lambda: Adaptive(5, threshold=2), "threshold is 2; allowed is a number between -1 and 1"),
-        (lambda: Stale(threshold=2), "threshold is 2; allowed is a number between -1 and 1"),
+        (
+            lambda: Adaptive(5, threshold=2),
+            "threshold: expected a number between -1 and 1.*, got 2",
+        ),
+        (lambda: Stale(threshold=2), "threshold: expected a number between -1 and 1.*, got 2"),
     ],
 )
 def test_a_slip_gets_one_sentence(make, words):
     with pytest.raises((ValueError, TypeError), match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    @dataclass(frozen=True)
+    class Counted(Config):
+        count: int = integer(3, low=1, high=10**7)
+        rest: int | None = integer(None, low=0, optional=True)
+
+    assert Counted(4.0) == Counted(4, None)
+    assert type(Counted(4.0).count) is int
+    assert Counted(np.int64(4), rest=2).rest == 2
+    for wrong in (0, 1.5, True, "3", None, float("nan"), 10**7 + 1):
+        with pytest.raises(ValueError, match="count: expected a whole number between 1"):
+            Counted(wrong)
+    with pytest.raises(ValueError, match=r"rest: expected .* at least 0 or None, got -1"):
+        Counted(rest=-1)
+
+
+def test_a_method_without_its_decorator_is_refused_in_words():
+    class Forgotten(Term):
+        scale: float = 3.0
+        reference: Reference = Negative()
+
+    class Inherited(CFG):
+        scale: float = 3.0
+
+    @dataclass
+    class Thawed(Term):
+        scale: float = 3.0
+        reference: Reference = Negative()  # noqa: RUF009
+
+    for kind, got in ((Forgotten, "none"), (Inherited, "none"), (Thawed, "@dataclass")):
+        words = rf"class {kind.__name__}: expected .*@dataclass\(frozen=True\).*, got {got}"
+        with pytest.raises(TypeError, match=words):
+            kind()
+
+
+def test_a_class_of_the_same_name_is_another_one_in_json():
+    other = dataclass(frozen=True)(type("CFG", (CFG,), {"__module__": "elsewhere"}))
+    assert other(3).to_dict()["type"] == "elsewhere:CFG"
+    assert type(Guider.from_dict(other(3).to_dict())) is other
+    assert type(Guider.from_dict(CFG(3).to_dict())) is CFG
+
+
+def test_code_of_a_file_is_run_on_request_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ran.py").write_text("import pathlib\npathlib.Path('trace').touch()\nhalf = 0.5\n")
+    for data in ({"type": "ran.py:half"}, {"type": "Custom", "function": "ran.py:half"}):
+        with pytest.raises(ValueError, match="functions=True"):
+            Guider.from_dict({"type": "CFG", "scale": data})
+    assert not (tmp_path / "trace").exists()
+    with pytest.raises(ValueError, match=r"a class derived from Term.*, got 'ran.py:half'"):
+        Guider.from_dict({"type": "ran.py:half"}, functions=True)
+    assert (tmp_path / "trace").exists()
+    for name in ("nowhere.py:Halved", "ran.py:Halved", "nowhere_at_all:Halved"):
+        with pytest.raises(ValueError, match=f"can be imported, got '{name}'"):
+            Guider.from_dict({"type": name}, functions=True)
 
 
 def test_guiders_are_summed():

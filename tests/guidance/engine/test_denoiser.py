@@ -153,7 +153,7 @@ def test_a_guider_for_each_prompt():
 def test_a_scale_for_each_prompt_or_each_image():
     c, u = pictures(4, 0), pictures(4, 1)
     torch.testing.assert_close(guide(CFG([3, 9]), c, u)[0], guide(CFG([3, 3, 9, 9]), c, u)[0])
-    with pytest.raises(ValueError, match="3 values for a batch of 4"):
+    with pytest.raises(ValueError, match="got 3 for a batch of 4"):
         guide(CFG([1, 2, 3]), c, u)
 
 
@@ -246,8 +246,6 @@ def test_mistakes_in_a_method_of_ones_own_are_said():
         guide(Summed(3), c, u)
     with pytest.raises(ValueError, match=r"OneNumber.at gave 3.0; allowed is a list of 2"):
         guide(CFG(OneNumber()), c, u)
-    with pytest.raises(ValueError, match=r"class CFG of .* allowed is another name"):
-        type("CFG", (CFG,), {"__module__": "elsewhere"})
     with pytest.raises(ValueError, match="inside its method"):
         APG(8) + Adaptive(3)
     with pytest.raises(ValueError, match="joined with"):

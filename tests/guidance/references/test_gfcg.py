@@ -206,27 +206,28 @@ def test_gates_and_other_terms_go_with_it():
 def test_complaints():
     with pytest.raises(ValueError, match="at least two texts or classes"):
         Confusion(["a"])
-    with pytest.raises(ValueError, match="classifier is 'emoji-clip'; allowed is a function"):
-        Confusion(CLASSES, space="latents")
+    with pytest.raises(ValueError, match=r"classifier: expected a function.*, got 'emoji-clip'"):
+        Confusion(CLASSES, "emoji-clip", space="latents")
     with pytest.raises(ValueError, match=r"the classifier gave \(1, 2\); allowed are logits"):
         run(CFG(2, reference=confusion(lambda x0: torch.zeros(1, 2))), World("a"))
     with pytest.raises(ValueError, match=r"an image's prompt is None"):
         run(CFG(2, reference=confusion(sees([1.0, 0, 0]))), World(None))
-    with pytest.raises(ValueError, match="otherwise is 3"):
+    with pytest.raises(ValueError, match=r"otherwise: expected .*, got 3"):
         confusion(sees([1.0, 0, 0]), otherwise=3)
     with pytest.raises(ValueError, match=r"classifier is a function, which is not stored"):
         CFG(2, reference=confusion(sees([1.0, 0, 0]))).to_dict()
-    named = CFG(2, reference=Confusion(("a", "b"), otherwise=Negative(), model="emoji-weak"))
+    reference = Confusion(("a", "b"), "clip", otherwise=Negative(), model="emoji-weak")
+    named = CFG(2, reference=reference)
     assert Guider.from_dict(named.to_dict()) == named
 
 
 def test_the_plan_knows_the_most_it_can_cost():
-    guider = CFG(3, reference=Confusion(CLASSES, otherwise=Negative()))
+    guider = CFG(3, reference=Confusion(CLASSES, "clip", otherwise=Negative()))
     denoiser = Denoiser(guider, 2, World("a", "b"))
     most = denoiser.most(denoiser.plan(step()))
     assert {str(branch): rows for branch, rows in most.items()} == {
         "positive": [0, 1], "negative": [0, 1],
     }  # fmt: skip
-    alone = Denoiser(CFG(3, reference=Confusion(CLASSES)), 2, World("a", "b"))
+    alone = Denoiser(CFG(3, reference=Confusion(CLASSES, "clip")), 2, World("a", "b"))
     assert sum(map(len, alone.most(alone.plan(step())).values())) == 4
     assert POSITIVE in most

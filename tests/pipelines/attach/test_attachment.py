@@ -98,7 +98,7 @@ def test_what_is_not_supported_is_said():
     ):
         pass
     for wrong in (3, "cfg", [], [CFG(3), 4], CFG):
-        with pytest.raises(ValueError, match="allowed is a Guider"), guided(pipe, wrong):
+        with pytest.raises(ValueError, match="expected a Guider"), guided(pipe, wrong):
             pass
     with (
         guided(pipe, [CFG(3)] * 3, quiet=True),

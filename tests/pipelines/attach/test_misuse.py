@@ -89,7 +89,7 @@ def test_guided_without_with():
         warnings.simplefilter("error")
         with guided(pipe, CFG(5)):
             pass
-        with pytest.raises(ValueError, match="allowed is a Guider"):
+        with pytest.raises(ValueError, match="expected a Guider"):
             guided(pipe, 5)
 
 

@@ -13,7 +13,7 @@ LATE = SADA(start=0.4, late=0.4, stop=0.9, interval=3)  # steps 4, 7 of 4 to 8
 
 def test_it_is_that_of_the_sampling_loop():
     pipe, settings = tiny.sd("dpm++"), SADA(start=0.3, late=0.7, stop=0.95)
-    with guided(pipe, CFG(3), accelerate=settings, quiet=True) as attached:
+    with guided(pipe, CFG(3), skip=settings, quiet=True) as attached:
         latents = tiny.run(pipe, steps=16, guidance_scale=3.0)
     scheduler = tiny.scheduler("dpm++")
     told = pipe.encode_prompt(["red heart", "blue car"], "cpu", 1, True, ["", ""])
@@ -29,7 +29,7 @@ def test_it_is_that_of_the_sampling_loop():
     end = final(
         sample(
             network, scheduler, noise=tiny.latents(2), num_inference_steps=16, guider=CFG(3),
-            accelerate=settings,
+            skip=settings,
         )
     )  # fmt: skip
     said = [record.evaluations for record in end.records]
@@ -55,7 +55,7 @@ def test_calls_of_the_network_are_left_out(name):
     ]
     whole = zoo.run(name, pipe, steps=10, scale=4.0)
     rows.clear()
-    with guided(pipe, CFG(4), accelerate=LATE, quiet=True) as attached:
+    with guided(pipe, CFG(4), skip=LATE, quiet=True) as attached:
         fast = zoo.run(name, pipe, steps=10, scale=4.0)
     for hook in hooks:
         hook.remove()
@@ -74,7 +74,7 @@ def _first(output):
 def test_it_adds_to_adaptive_and_leaves_no_trace():
     pipe = tiny.sd("dpm++")
     own = tiny.run(pipe, steps=10, guidance_scale=4.0)
-    with guided(pipe, CFG(Adaptive(4, threshold=-1)), accelerate=LATE, quiet=True) as attached:
+    with guided(pipe, CFG(Adaptive(4, threshold=-1)), skip=LATE, quiet=True) as attached:
         tiny.run(pipe, steps=10)
     assert attached.nfe == 7 + 1
     assert torch.equal(tiny.run(pipe, steps=10, guidance_scale=4.0), own)
@@ -82,7 +82,7 @@ def test_it_adds_to_adaptive_and_leaves_no_trace():
 
 def test_what_is_no_sada_is_refused():
     with (
-        pytest.raises(ValueError, match="accelerate is True; allowed is SADA"),
-        guided(tiny.sd(), CFG(3), accelerate=True),
+        pytest.raises(ValueError, match=r"skip: expected SADA.*, got True"),
+        guided(tiny.sd(), CFG(3), skip=True),
     ):
         pass

@@ -159,8 +159,8 @@ def test_a_profile_of_something_else_is_said(sd, known):
     job = Settings("x", None, num_inference_steps=8, negative_prompt="ugly")
     with pytest.warns(UserWarning, match="the negative_prompt of the run is 'ugly'"):
         settle(sd, job, CFG(Interval(4, keep=0.7)), known)
-    fast = replace(job, negative_prompt="", accelerate="sada")
-    with pytest.warns(UserWarning, match="the accelerate of the run is 'sada'"):
+    fast = replace(job, negative_prompt="", skip="sada")
+    with pytest.warns(UserWarning, match="the skip of the run is 'sada'"):
         settle(sd, fast, CFG(Interval(4, keep=0.7)), known)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

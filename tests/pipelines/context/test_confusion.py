@@ -213,7 +213,7 @@ def test_a_classifier_that_ships():
     pipe = models.load("emoji")
     pipe.set_progress_bar_config(disable=True)
     prompts = ("red heart", "blue heart", "banana")
-    with guided(pipe, CFG(5, reference=Confusion(prompts)), quiet=True) as run:
+    with guided(pipe, CFG(5, reference=Confusion(prompts, "emoji-clip")), quiet=True) as run:
         pipe("red heart", num_inference_steps=4, output_type="latent")
         pipe(["blue heart", "apple"], num_inference_steps=2, output_type="latent")
     assert 4 <= run.calls[0].nfe <= 8

@@ -26,7 +26,9 @@ def test_how_the_negative_branch_is_switched_on(name, expected):
 def test_a_pipeline_without_negative_prompts_says_so():
     pipe = zoo.build("dit")
     assert negative_arguments(pipe, [""]) == {"guidance_scale": 7.5}
-    with pytest.raises(ValueError, match="negative_prompt is 'dull'; DiTPipeline takes none"):
+    with pytest.raises(
+        ValueError, match="negative_prompt: expected none, for DiTPipeline, got 'dull'"
+    ):
         negative_arguments(pipe, ["dull"])
 
 

@@ -28,14 +28,14 @@ def test_guiders_as_words(text, guider):
 
 
 def test_prompts_in_a_guider_are_texts_as_they_stand():
-    guider = parse_guider("cfg(3, reference=confusion([a|b; 7; cosine; none]))|rescale")
+    guider = parse_guider("cfg(3, reference=confusion([a|b; 7; cosine; none], emoji-clip))|rescale")
     assert guider.terms[0].reference.prompts == ("a|b", 7, "cosine", "none")
     assert len(guider.posts) == 1
     deep = "cfg(" + "[" * 3000
     with pytest.raises(ValueError, match="guider"):
         parse_guider(deep + "]" * 3000 + ")")
     for wrong in ("shares=none", "shares=[]"):
-        with pytest.raises(ValueError, match="shares is"):
+        with pytest.raises(ValueError, match="shares: expected"):
             parse_guider("fdg", None, [wrong])
 
 
@@ -43,7 +43,7 @@ def test_what_a_person_types_wrong_is_told_back():
     for text, said in (
         ("cfg(5", r"as many \) as \("),
         ("cgf", "did you mean cfg"),
-        ("cfg(3, reference=linearag)", "coefficients is missing"),
+        ("cfg(3, reference=linearag)", "coefficients: expected a value, got none"),
     ):
         with pytest.raises(ValueError, match=said):
             parse_guider(text)
