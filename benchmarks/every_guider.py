@@ -35,13 +35,12 @@ from guiders import (
     Stale,
     StepAG,
     WeakModel,
-    ZeroInit,
 )
 from guiders.guidance import Coefficients
 from torch import Tensor
 
-# Made otherwise: Match becomes numbers before a run, AdapterOff needs a LoRA in the network.
-WITHOUT = {"AdapterOff", "Match"}
+# Match becomes numbers before a run, AdapterOff needs a LoRA in the network, ZeroInit a flow.
+WITHOUT = {"AdapterOff", "Match", "ZeroInit"}
 
 
 def every_guider(
@@ -62,7 +61,7 @@ def every_guider(
         "APG": APG(5),
         "APG + CFG": APG(3) + CFG(3),
         "(APG + CFG) | Rescale": (APG(3) + CFG(3)) | Rescale(0.7),
-        "CFG-Zero*": CFGZeroStar(4) | ZeroInit(),
+        "CFG-Zero*": CFGZeroStar(4),
         "TCFG": TCFG(4),
         "FDG": FDG(4),
         "MAMBO-G": MagnitudeAware(4),

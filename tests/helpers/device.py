@@ -39,6 +39,7 @@ WORKS = VERSION >= OLDEST and hasattr(
 )
 NAME = "gpu"
 OURS = [Path(part.__file__).resolve().parent for part in (guidance, pipelines, samplers)]
+OURS.append(Path(__file__).resolve().parents[1])  # the tests
 
 COPIES = {"_to_copy", "copy_", "copy"}
 WORK = {
@@ -65,8 +66,8 @@ class Device:
     """What happened on the device.
 
     Attributes:
-        waits: how often the host waited, by (what, where). Where is the line of this library that
-            asked for it, or the file of another that did.
+        waits: how often the host waited, by (what, where): the line that asked for it, of this
+            library, of a test, or of another library.
         work: matrix products and convolutions so far.
     """
 
@@ -112,19 +113,21 @@ def current() -> Device:
 
 
 def place() -> str:
-    """The line that asks: of this library, or of another that it called."""
+    """The line that asks: of this library, of a test, or of another library."""
     frame = sys._getframe(1)
     while frame is not None:
         if name := short(frame.f_code.co_filename):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
-    return "a test"
+    return "elsewhere"
 
 
 @functools.cache
 def short(filename: str) -> str:
     """How a file is called in a place; "" is none of a place."""
     path = Path(filename).resolve()
+    if path == Path(__file__).resolve():
+        return ""
     for root in OURS:
         if path.is_relative_to(root):
             return str(path.relative_to(root.parent))
@@ -209,9 +212,7 @@ def _check_host(name: str, args: Sequence[Any], host: Sequence[Tensor]) -> None:
         if not any(not isinstance(v, OnDevice) and v.dim() for v in values):
             return current().wait(f"{name} with an index of the host")
     if shapes:
-        raise Mixed(
-            f"expected all tensors of {name} on the device, got some of the host: {shapes}"
-        )
+        raise Mixed(f"expected all tensors of {name} on the device, got some of the host: {shapes}")
     return None
 
 
