@@ -54,11 +54,11 @@ NO_SCALARS = {"cat", "stack", "index_select", "index_copy", "gather", "mm", "add
               "convolution"}  # fmt: skip
 
 
-class Mixed(RuntimeError):
+class MixedError(RuntimeError):
     """A tensor of the host where CUDA allows only those of the device."""
 
 
-class Race(RuntimeError):
+class RaceError(RuntimeError):
     """A copy that need not have arrived was read."""
 
 
@@ -95,10 +95,10 @@ class Device:
         """Something of the host looks at a tensor of the host.
 
         Raises:
-            Race: it need not have arrived.
+            RaceError: it need not have arrived.
         """
         if self._travelling and host.untyped_storage().data_ptr() in self._travelling:
-            raise Race(
+            raise RaceError(
                 f"expected an event to be waited for before a non_blocking copy is read, got none "
                 f"({place()})"
             )
@@ -193,7 +193,7 @@ def compute(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         _check_host(name, args, host)
     generator = kwargs.get("generator")
     if generator is not None and result_there:
-        raise Mixed(f"expected a generator of the device for {name}, got one of the CPU")
+        raise MixedError(f"expected a generator of the device for {name}, got one of the CPU")
     if name in WAITING or (name.startswith("index") and _has_mask(args)):
         current().wait(name)
     current().work += name in WORK
@@ -212,7 +212,9 @@ def _check_host(name: str, args: Sequence[Any], host: Sequence[Tensor]) -> None:
         if not any(not isinstance(v, OnDevice) and v.dim() for v in values):
             return current().wait(f"{name} with an index of the host")
     if shapes:
-        raise Mixed(f"expected all tensors of {name} on the device, got some of the host: {shapes}")
+        raise MixedError(
+            f"expected all tensors of {name} on the device, got some of the host: {shapes}"
+        )
     return None
 
 
@@ -314,7 +316,7 @@ def _index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(map(_index, index))
     if isinstance(index, list):
-        index = torch.as_tensor(index)
+        index = torch.as_tensor(index) if index else torch.zeros(0, dtype=torch.long)
     if isinstance(index, Tensor) and index.dim() and not isinstance(index, OnDevice):
         current().wait("an index copied to the device")
         return index.to(torch.device(NAME), non_blocking=True)
