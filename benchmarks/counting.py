@@ -128,7 +128,7 @@ class Calls:
     def _see(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
         named = not code.co_name.startswith("<") or code.co_name == "<lambda>"
-        if event == "call" and named and (file := _file(code.co_filename)):
+        if event == "call" and named and (file := file_of(code.co_filename)):
             self.files[file] += 1
 
 
@@ -136,7 +136,7 @@ ROOTS = [Path(part.__file__).resolve().parent for part in (guidance, pipelines, 
 
 
 @functools.cache
-def _file(filename: str) -> str:
+def file_of(filename: str) -> str:
     """The name of a file of this library's; "" of any other."""
     path = Path(filename).resolve()
     for root in ROOTS:
@@ -146,23 +146,33 @@ def _file(filename: str) -> str:
 
 
 class Steps:
-    """A pipeline's ``callback_on_step_end`` that reads something at the end of every step.
+    """A pipeline's ``callback_on_step_end`` that reads something at both ends of every step.
 
     Args:
-        read: what it reads, numbers that grow.
+        read: what it reads, such as a clock.
+        between: what is done from the end of a step to the start of the next, which is not part of
+            either.
     """
 
-    def __init__(self, read: Callable[[], Any]) -> None:
-        self.seen: list[Any] = []
-        self._read = read
+    def __init__(self, read: Callable[[], Any], between: Callable[[], Any] = lambda: None) -> None:
+        self._ends: list[Any] = []
+        self._starts: list[Any] = []
+        self._read, self._between = read, between
 
     def __call__(self, pipe: Any, index: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        self.seen.append(self._read())
+        self._ends.append(self._read())
+        self._between()
+        self._starts.append(self._read())
         return {}
 
+    @property
+    def spans(self) -> list[tuple[Any, Any]]:
+        """What was read at the start and at the end of each step, but for the first."""
+        return list(zip(self._starts, self._ends[1:], strict=False))
+
     def differences(self) -> list[Any]:
-        """What each whole step added, from the end of the one before; the first is left out."""
-        return [after - before for before, after in zip(self.seen, self.seen[1:], strict=False)]
+        """What each step added, but for the first."""
+        return [end - start for start, end in self.spans]
 
 
 def a_step(differences: Sequence[Counts]) -> Counts:

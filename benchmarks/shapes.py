@@ -147,8 +147,8 @@ def sd3(batch: int, tiny: bool, decodes: bool) -> Made:
         joint_attention_dim=4096, caption_projection_dim=64 * heads, pooled_projection_dim=2048,
     )  # fmt: skip
     pipe = StableDiffusion3Pipeline(
-        transformer=transformer, vae=None, text_encoder=None,
-        scheduler=scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0), text_encoder_2=None, text_encoder_3=None, tokenizer=None,
+        transformer=transformer, scheduler=scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0),
+        vae=None, text_encoder=None, text_encoder_2=None, text_encoder_3=None, tokenizer=None,
         tokenizer_2=None, tokenizer_3=None,
     )  # fmt: skip
     told = prompts(prompt_embeds=(batch, 333, 4096), pooled_prompt_embeds=(batch, 2048))
