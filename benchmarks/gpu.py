@@ -23,19 +23,15 @@ import statistics
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import shapes
 import torch
-from counting import Steps, file_of
-from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
-from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
+from counting import Steps
 from diffusers.utils import logging
 from every_guider import every_guider
 from guiders import (
@@ -52,158 +48,14 @@ from guiders import (
     guided,
     models,
 )
+from machine import Machine
+from page import Page
+from theirs import diffusers_guiders
 from torch import Tensor
-from writing import origin, table, told, write
+from writing import origin
 
 RESULTS = Path(__file__).parent / "results"
 PROMPTS = ("red heart, noto style", "cat face, noto style")
-MEGA = 2**20
-T = TypeVar("T")
-
-
-@dataclass
-class Page:
-    """The page, and the time that is left for it."""
-
-    out: Path
-    source: dict[str, Any]
-    seconds: float
-    started: float = field(default_factory=time.monotonic)
-    lines: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    data: list[dict[str, Any]] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
-
-    @property
-    def left(self) -> float:
-        return self.seconds - (time.monotonic() - self.started)
-
-    def section(self, title: str, columns: Sequence[str], note: str = "") -> None:
-        """A new table."""
-        self.columns = list(columns)
-        self.lines += ["", f"## {title}", "", *([note, ""] if note else [])]
-        self.lines += table(self.columns, [])
-        self.data.append({"section": title, "rows": []})
-        self.save()
-
-    def row(self, *cells: Any) -> None:
-        self.lines.append("| " + " | ".join(map(str, cells)) + " |")
-        self.data[-1]["rows"].append(dict(zip(self.columns, map(str, cells), strict=True)))
-        print(self.data[-1]["section"], *cells, sep=" | ", flush=True)
-        self.save()
-
-    def skip(self, what: str, why: str) -> None:
-        self.left_out.append(f"- {what}: {why}")
-        print("left out", what, why, sep=" | ", flush=True)
-        self.save()
-
-    def attempt(self, what: str, call: Callable[[], T]) -> T | None:
-        """What ``call`` gives; ``None`` if it raised, and a line that says what and where."""
-        try:
-            return call()
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            places = [f"{file_of(f.filename)}:{f.lineno}" for f in frames if file_of(f.filename)]
-            said = (str(error).strip().splitlines() or [""])[0][:200]
-            place = f" ({places[-1]})" if places else ""
-            self.skip(what, f"**{type(error).__name__}** {said}{place}")
-            return None
-
-    def has(self, seconds: float, what: str) -> bool:
-        """Is there so much time? It is left out if not."""
-        enough = self.left >= seconds
-        if not enough:
-            self.skip(what, f"{max(0, self.left):.0f} s were left, {seconds:g} are wanted")
-        return enough
-
-    def save(self) -> None:
-        lines = [f"# Guiders on {self.source['machine']}", "", told(self.source), *self.lines]
-        lines += ["", "## Left out, or failed", "", *(self.left_out or ["Nothing."])]
-        spent = {"seconds": round(time.monotonic() - self.started, 1)}
-        left = {"sections": self.data, "left out": self.left_out}
-        write(self.out, lines, {**self.source, **spent, **left})
-
-
-class Machine:
-    """The device, and what is asked of it. A CPU stands in for it to try the script: there are no
-    waits, launches or peaks of memory then, and they are ``None``."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.gpu = device, device == "cuda"
-
-    def wait(self) -> None:
-        if self.gpu:
-            torch.cuda.synchronize()
-
-    def mark(self) -> Any:
-        """A moment of the device's own clock."""
-        if not self.gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def between(self, start: Any, end: Any) -> float:
-        """Milliseconds from one moment to another; call ``wait`` before."""
-        return start.elapsed_time(end) if self.gpu else 1e3 * (end - start)
-
-    def waits(self, call: Callable[[], Any]) -> Counter[str] | None:
-        """Where the host waited, and how often."""
-        if not self.gpu:
-            call()
-            return None
-        seen: Counter[str] = Counter()
-
-        def see(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
-            if "synchroniz" in str(message):
-                seen[place() or f"{Path(filename).name}:{lineno}"] += 1
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.showwarning = see
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                call()
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        return seen
-
-    def launches(self, call: Callable[[], Any]) -> int | None:
-        """Kernels and copies that the device was given."""
-        if not self.gpu:
-            call()
-            return None
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities) as seen:
-            call()
-            self.wait()
-        on_device = torch.autograd.DeviceType.CUDA
-        return sum(e.device_type == on_device and not e.is_user_annotation for e in seen.events())
-
-    def peak(self, call: Callable[[], Any]) -> float | None:
-        """MiB that were allocated at most, beyond what was before."""
-        if not self.gpu:
-            call()
-            return None
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / MEGA
-
-    def empty(self) -> None:
-        if self.gpu:
-            torch.cuda.empty_cache()
-
-
-def place() -> str:
-    """The line of this library that is at work; "" if there is none."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if name := file_of(frame.f_code.co_filename):
-            return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
 
 
 def shown(value: float | None, digits: int = 1) -> str:
@@ -302,8 +154,6 @@ def every(page: Page, machine: Machine, tiny: bool) -> None:
 
 def waits(page: Page, machine: Machine, tiny: bool) -> None:
     """How often the host waits for the device in a step, and where."""
-    if not machine.gpu and not tiny:
-        return page.skip("waits", "there is no GPU")
     pipe = emoji(machine.device, torch.bfloat16)
     pipe.scheduler = shapes.euler()
     cases: dict[str, tuple[Any, dict[str, bool]]] = {
@@ -344,7 +194,6 @@ def waits(page: Page, machine: Machine, tiny: bool) -> None:
         slope = {where: count / (many_steps - few_steps) for where, count in many.items() if count}
         where = ", ".join(f"{place} {count:.1f}" for place, count in slope.items())
         page.row(name, f"{sum(slope.values()):.1f}", where or "nowhere")
-    return None
 
 
 def offload(page: Page, machine: Machine, tiny: bool) -> None:
@@ -460,26 +309,13 @@ def speed(name: str) -> Callable[[Page, Machine, bool], None]:
                 variant, f"{taken:.2f}", shown(ratio, 3), shown(beyond, 2), shown(launched),
                 shown(peak, 0),
             )  # fmt: skip
-        for variant, combine in theirs(inputs["latents"]).items():
+        positive, negative = (torch.randn_like(inputs["latents"]) for _ in range(2))
+        for variant, combine in diffusers_guiders(positive, negative).items():
             found = page.attempt(f"{name}, {variant}", lambda c=combine: alone(machine, c))
             if found is not None:
                 page.row(variant, f"{found[0]:.3f}", "", f"{found[0]:.3f}", shown(found[1]), "")
 
     return section
-
-
-def theirs(latents: Tensor) -> dict[str, Callable[[], Any]]:
-    """Diffusers' own guiders on predictions of these latents' shape, without a pipeline."""
-    both = {"pred_cond": latents, "pred_uncond": 0.9 * latents + 0.1 * torch.randn_like(latents)}
-    cfg = ClassifierFreeGuidance(guidance_scale=5.0)
-    apg = AdaptiveProjectedGuidance(
-        guidance_scale=5.0, adaptive_projected_guidance_momentum=-0.5, eta=0.0
-    )
-    apg.momentum_buffer = MomentumBuffer(-0.5)
-    return {
-        "Diffusers' CFG alone": lambda: cfg.forward(**both),
-        "Diffusers' APG alone": lambda: apg.forward(**both),
-    }
 
 
 def alone(machine: Machine, combine: Callable[[], Any]) -> tuple[float, float | None]:
@@ -560,16 +396,11 @@ def align(page: Page, machine: Machine, tiny: bool) -> None:
             if not page.has(8 if machine.gpu else 0, f"align {name}, K = {k}"):
                 continue
 
-            def once(k: int = k, pipe: Any = pipe, inputs: Any = inputs) -> tuple[float | None]:
-                return (
-                    machine.peak(
-                        lambda: align_memory.once(pipe, inputs, 2 if tiny else 8, k, True)
-                    ),
-                )
+            def once(k: int = k, pipe: Any = pipe, inputs: Any = inputs) -> None:
+                align_memory.once(pipe, inputs, 2 if tiny else 8, k, checkpointing=True)
 
-            found = page.attempt(f"align {name}, K = {k}", once)
-            if found is not None:
-                page.row(name, batch, k, shown(found[0], 0))
+            peak = page.attempt(f"align {name}, K = {k}", lambda once=once: machine.peak(once))
+            page.row(name, batch, k, shown(peak, 0))
         del pipe, inputs
         machine.empty()
 

@@ -36,10 +36,9 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
-from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 from diffusers.utils import logging
 from guiders import APG, CFG, Adaptive, Guider, Interval, Rescale, guided, models
+from theirs import diffusers_guiders
 from torch import Tensor
 from tqdm import tqdm
 from writing import origin, table, told, write
@@ -200,18 +199,9 @@ def counted(case: Case, guider: Guider | None) -> dict[str, float]:
 
 
 def theirs(case: Case) -> dict[str, Callable[[], Any]]:
-    """Diffusers' guiders on tensors of the shape, each one combination."""
-    positive, negative = answers(*case.shape)[::-1]
-    cfg = ClassifierFreeGuidance(guidance_scale=7.5)
-    apg = AdaptiveProjectedGuidance(
-        guidance_scale=7.5, adaptive_projected_guidance_momentum=-0.5, eta=0.0
-    )
-    apg.momentum_buffer = MomentumBuffer(-0.5)
-    both = {"pred_cond": positive, "pred_uncond": negative}
-    return {
-        "Diffusers' ClassifierFreeGuidance": lambda: cfg.forward(**both),
-        "Diffusers' AdaptiveProjectedGuidance": lambda: apg.forward(**both),
-    }
+    """Diffusers' guiders on tensors of the shape."""
+    negative, positive = answers(*case.shape)
+    return diffusers_guiders(positive, negative)
 
 
 def counted_calls(call: Callable[[], Any], size: int) -> dict[str, float]:
