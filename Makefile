@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --di
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo quick test test-slow test-all test-everywhere lint types browser support methods clean
+.PHONY: demo quick test test-slow test-all test-everywhere lint types browser support methods gpu clean
 
 demo: $(VENV)/ready
 	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
@@ -74,6 +74,12 @@ support: $(VENV)/ready
 methods: $(VENV)/ready
 	$(BIN)/python docs/stubs.py
 	$(BIN)/python docs/methods.py
+
+# What has to be seen on a GPU, most valuable first; benchmarks/results/gpu-NAME.md says what it
+# left out.
+SECONDS ?= 200
+gpu: $(VENV)/ready
+	$(BIN)/python benchmarks/gpu.py --seconds $(SECONDS)
 
 clean:
 	rm -rf build dist out *.egg-info

@@ -21,8 +21,10 @@ from typing import Any
 import guiders
 import psutil
 import torch
+from diffusers import DDIMScheduler
 from guiders import CFG, models
 from guiders.pipelines.align import Adapter, Truncation, backpropagated
+from shapes import build
 from tqdm import tqdm
 
 MEGA = 2**20
@@ -45,7 +47,7 @@ def once(pipe: Any, inputs: dict[str, Any], steps: int, k: int, checkpointing: b
     """One trajectory, its loss and its gradient; the network calls that carried gradients."""
     truncation = Truncation("fixed", k)
     with backpropagated(pipe, CFG(5), truncation, checkpointing=checkpointing) as run:
-        images = pipe(num_inference_steps=steps, output_type="pt", **inputs).images
+        images = pipe(num_inference_steps=steps, **{**inputs, "output_type": "pt"}).images
     images.float().square().mean().backward()
     return run.calls
 
@@ -83,70 +85,26 @@ def emoji(batch: int) -> tuple[Any, dict[str, Any]]:
     return pipe, {"prompt": ["red heart, noto style"] * batch, "eta": 1.0}
 
 
-def shaped(name: str, batch: int, latent: int, device: str) -> tuple[Any, dict[str, Any]]:
+def shaped(name: str, batch: int, device: str, tiny: bool = False) -> tuple[Any, dict[str, Any]]:
     """A pipeline in the shapes of SD 1.5 or SDXL, random weights in bfloat16, no text encoders."""
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
+    pipe, inputs = build(name, device, batch=batch, tiny=tiny, decodes=True)
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False
     )
-
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device):
-        vae = AutoencoderKL(
-            block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4,
-            down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-        )  # fmt: skip
-        if name == "sd15":
-            unet = UNet2DConditionModel(
-                sample_size=latent, cross_attention_dim=768, attention_head_dim=8
-            )
-        else:
-            unet = UNet2DConditionModel(
-                sample_size=latent, block_out_channels=(320, 640, 1280),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20),
-                cross_attention_dim=2048, use_linear_projection=True,
-                addition_embed_type="text_time", addition_time_embed_dim=256,
-                projection_class_embeddings_input_dim=2816,
-            )  # fmt: skip
-    torch.set_default_dtype(torch.float32)
-    width = unet.config.cross_attention_dim
-    inputs = {
-        f"{sign}prompt_embeds": torch.randn(batch, 77, width, device=device).bfloat16()
-        for sign in ("", "negative_")
-    }
-    parts = {"vae": vae, "unet": unet, "scheduler": scheduler, "text_encoder": None,
-             "tokenizer": None}  # fmt: skip
-    if name == "sd15":
-        pipe = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-    else:
-        inputs |= {
-            f"{sign}pooled_prompt_embeds": torch.randn(batch, 1280, device=device).bfloat16()
-            for sign in ("", "negative_")
-        }
-        pipe = StableDiffusionXLPipeline(
-            **parts, text_encoder_2=None, tokenizer_2=None, add_watermarker=False
-        )
-    vae.enable_gradient_checkpointing()
     return pipe, {**inputs, "eta": 1.0}
 
 
-def table(title: str, pipe: Any, inputs: dict[str, Any], steps: int, measure: Any) -> list[str]:
+def trained(pipe: Any) -> None:
+    """Put a LoRA on the pipeline, which alone is trained."""
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     Adapter(pipe)
+
+
+def table(title: str, pipe: Any, inputs: dict[str, Any], steps: int, measure: Any) -> list[str]:
+    trained(pipe)
     lines = [f"## {title}", "", "| steps | K | checkpoints | peak, MiB |", "|---|---|---|---|"]
     for row in tqdm(list(rows(steps, every=True)), desc=title):
         peak = measure(pipe, inputs, row)
@@ -176,10 +134,10 @@ def main() -> None:
     if args.device == "cpu":
         lines += table("emoji, 32 x 32 pixels", *emoji(args.batch_size), steps, on_cpu)
     else:
-        for name, latent in (("sd15", 64), ("sdxl", 128)):
+        for name, side in (("sd15", 512), ("sdxl", 1024)):
             if name in args.shapes:
-                made = shaped(name, args.batch_size, latent, args.device)
-                title = f"{name}-shaped, {8 * latent} x {8 * latent} pixels, bfloat16"
+                made = shaped(name, args.batch_size, args.device)
+                title = f"{name}-shaped, {side} x {side} pixels, bfloat16"
                 lines += table(title, *made, steps, on_gpu)
                 del made
     text = "\n".join(lines)
