@@ -89,10 +89,7 @@ def trial(guider: guidance.Guider) -> tuple[float, list[str]]:
         step = Step(index, STEPS, 0, LEVELS[index], LEVELS[index + 1])
         x = torch.randn(1, 3, 8, 8, generator=generator)
         spent += denoiser(Query(x, step), network).record.evaluations[0]
-    for slot in denoiser._slots:
-        slot.state.begin(Step(STEPS, STEPS + 1, 0, LEVELS[-1]))
-    kept = sorted({name for slot in denoiser._slots for name in slot.state._kept})
-    return spent / STEPS, kept
+    return spent / STEPS, sorted(denoiser.memory())
 
 
 def guider_of(kind: type, made: object) -> guidance.Guider:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..guidance import Branch, Condition, Network, Prediction, Query, Readout
-from ..guidance.engine.denoiser import Requests
-from ..guidance.engine.vectors import take
+from ..guidance.engine.reference import Asked
+from ..guidance.engine.tensors import take
 
 Plain = Callable[..., Tensor]
 """``(x, sigma) -> x0``, or ``(x, sigma, condition) -> x0``: x, x0 (B, ...) with
@@ -34,7 +34,7 @@ def as_network(
     """
     conditions = {"positive": positive, "negative": negative}
 
-    def network(q: Query, requests: Requests) -> Mapping[Branch, Prediction]:
+    def network(q: Query, requests: Asked) -> Mapping[Branch, Prediction]:
         answers = {}
         for branch, rows in requests.items():
             if branch.change is not None or isinstance(branch.model, str):

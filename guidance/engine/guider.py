@@ -13,6 +13,7 @@ from .predictions import Prediction, Query
 from .reference import Negative, Reference
 from .scale import Scale, as_scale
 from .state import Rows
+from .vectors import Number, Vector
 
 
 class Guider(Stored):
@@ -115,18 +116,20 @@ class Term(Guider):
         return self.scale
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector | Tensor:
         """The change of the clean image.
 
         Args:
             q: the latents (B, ...) and the step; only the images that are guided now.
-            positive, reference: the predictions (B, ...) for them.
-            scale: (B, 1, ..., 1), none of them ``off``.
+            positive, reference: the predictions (B, ...) for them, as vectors: ``positive -
+                reference`` is the gap of the clean images, ``x0`` the clean image, ``vector`` the
+                network's output.
+            scale: a number, or one for each image; none of them ``off``.
             state: the method's memory of these images.
 
         Returns:
-            (B, ...), in x0 space, at least float32.
+            A vector, or a tensor (B, ...) of at least float32, in x0 space.
         """
         raise NotImplementedError
 
@@ -185,7 +188,7 @@ class Prepare(Config):
 class Post(Config):
     """What is done to the guided result. Subclasses are frozen dataclasses."""
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Vector | Tensor:
         """The new network output (B, ...) of the images that were guided at this step."""
         raise NotImplementedError
 

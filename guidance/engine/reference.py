@@ -43,14 +43,9 @@ def name_of(model: Any) -> str:
 
 
 POSITIVE = Branch("positive")
-
-
 NEGATIVE = Branch("negative")
 
-
 Asked = Mapping[Branch, Sequence[int]]
-
-
 """For each branch the rows, of the images that a method is about, for which it is needed."""
 
 

@@ -12,7 +12,8 @@ from ..engine.config import choice, number, reject
 from ..engine.guider import Gradient
 from ..engine.predictions import Prediction, Query
 from ..engine.state import Rows
-from ..engine.vectors import differentiable, dot, expand, leaf_of, working
+from ..engine.tensors import differentiable, leaf_of, upcast
+from ..engine.vectors import Number, Vector, norm
 
 LARGEST = 100.0  # of sigma / alpha, in sigma^2 / alpha: flows begin at an alpha of 0 or nearly so
 
@@ -44,13 +45,13 @@ class ClassifierGuidance(Gradient):
             raise reject(self, "log_prob", self.log_prob, "a function of (x, step, prompts)")
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
         with differentiable():
-            x = leaf_of(working(q.x))
+            x = leaf_of(upcast(q.x))
             value = checked(self, self.log_prob(x, q.step, state.prompts), len(x))
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return scale * _in_x0(q, gradient)
+        return scale * Vector.of(_in_x0(q, gradient))
 
     def to_dict(self) -> Any:
         raise ValueError("ClassifierGuidance: its log_prob is a function, not stored as JSON")
@@ -114,8 +115,8 @@ class RewardGuidance(Gradient):
         return self.through == "network"
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
         reward, prompts = self.reward, state.prompts
         if isinstance(reward, str):
             reward = state.context.reward(reward)
@@ -125,21 +126,19 @@ class RewardGuidance(Gradient):
                     "known; allowed is a call with the prompt as text"
                 )
         with differentiable():
-            x0 = positive.x0 if self.through_network else leaf_of(positive.x0)
+            x0 = positive.x0.tensor()
+            x0 = x0 if self.through_network else leaf_of(x0)
             seen = x0 if self.space == "latents" else state.context.decode(x0) / 2 + 0.5
             value = checked(self, reward(seen, prompts), len(x0))
             if self.through_network:
                 change = _in_x0(q, q.gradient(value))
             else:
                 (change,) = torch.autograd.grad(value.sum(), x0)
-        if self.low is not None and self.high is not None:
-            others = reference.minus(positive).detach()
-            theirs, ours = dot(others, others).sqrt(), dot(change, change).sqrt()
-            tiny = torch.finfo(ours.dtype).tiny
-            ratio = (ours / theirs.clamp_min(tiny)).clamp(self.low, self.high)
-            factor = ratio * theirs / ours.clamp_min(tiny)
-            change = expand(torch.where(ours > 0, factor, 0.0), change) * change
-        return scale * change
+        if self.low is None or self.high is None:
+            return scale * Vector.of(change)
+        theirs, ours = norm((reference - positive).tensor().detach()), norm(change)
+        ratio = (ours / theirs).clamp(self.low, self.high)
+        return scale * (ratio * theirs / ours) * Vector.of(change)
 
     def to_dict(self) -> Any:
         if not isinstance(self.reward, str):

@@ -36,6 +36,7 @@ from ...guidance import (
 )
 from ...guidance.engine.config import reject
 from ...guidance.engine.state import Rows
+from ...guidance.engine.vectors import Number
 from ...samplers import readout_at, steps_ahead
 from ..patch.call_arguments import Inputs, crop
 from ..patch.class_swap import restore, swap
@@ -107,6 +108,7 @@ class DiffusersGuidance(BaseGuidance):
         self._steps: dict[int, Step] = {}  # by the loop's own count
         self._seen: float = math.inf
         self._requests: dict[Branch, list[int]] = {}
+        self._conversation: Any = None  # with the denoiser, at this step
         self._x: Tensor | None = None
 
     def bind(self, scheduler: Any, guider: Guider | None = None) -> DiffusersGuidance:
@@ -199,7 +201,11 @@ class DiffusersGuidance(BaseGuidance):
         }
         said = Answers()
         said.add(self._requests, answers)
-        guided = self._denoiser.combine(q, said)
+        try:
+            self._conversation.send((q, said))
+            raise AssertionError("a guider asked for more than its loop evaluates")
+        except StopIteration as done:
+            guided = done.value
         self.records.append(guided.record)
         pred = guided.output
         if pred.shape != positive.shape:
@@ -228,7 +234,8 @@ class DiffusersGuidance(BaseGuidance):
             if self._denoiser is None:
                 rows = next(len(value) for value in values if isinstance(value, (Tensor, list)))
                 self._denoiser = Denoiser(self._bound(), rows)
-            requests = self._denoiser.plan(self._steps[self._step])
+            self._conversation = self._denoiser.step(self._steps[self._step])
+            requests = next(self._conversation).branches
             everyone = list(range(self._denoiser.batch))  # the loops know no rows
             self._requests = dict.fromkeys(requests, everyone)
         names = {POSITIVE: "pred_cond", NEGATIVE: "pred_uncond"}
@@ -284,7 +291,7 @@ class DiffusersRule(Term):
             raise reject(self, "rule", kind.__name__, allowed)
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
     ) -> Tensor:
         """See ``Term.delta``."""
         self.rule.set_state(q.step.index, q.step.total, None)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...guidance import POSITIVE, Answers, Branch, Guided, Query, Step
+from ...guidance.engine.denoiser import Conversation, Requests
 from ..patch.call_arguments import Inputs
 from ..patch.perturb import changed
 
@@ -23,19 +24,20 @@ class Turn:
     """One evaluation: from the first call of the denoiser to the scheduler's ``step``.
 
     Attributes:
-        requests: the images for which each branch was planned, see ``guidance.Network``.
+        requests: what the guider asked for at first.
+        conversation: with the guider, see ``guidance.Denoiser.step``.
         waiting: those still to be evaluated.
         network, forward: the denoiser and its own ``__call__``.
         calls: what the denoiser was called with, and what it said, so far.
         held: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
-        followed: was the guider asked what it needs besides, on seeing the positive prediction?
         whole: the positive branch's output, of which the latents may be a part.
         first: what the first of two forwards returned; g is written into it.
     """
 
     step: Step
-    requests: dict[Branch, list[int]]
+    requests: Requests
+    conversation: Conversation
     waiting: dict[Branch, list[int]]
     network: Any = None
     forward: Forward | None = None
@@ -43,7 +45,6 @@ class Turn:
     held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
     q: Query | None = None
     answers: Answers = field(default_factory=Answers)
-    followed: bool = False
     whole: Tensor | None = None
     first: Tensor | None = None
     guided: Guided | None = None

@@ -31,7 +31,7 @@ from ...guidance import (
 )
 from ...guidance.engine.predictions import Watch
 from ...guidance.engine.reference import name_of
-from ...guidance.engine.vectors import differentiable, leaf_of, put, take
+from ...guidance.engine.tensors import differentiable, leaf_of, put, take
 from ...samplers import SADA, Accelerated, readout_at
 from ..patch.call_arguments import Inputs, crop
 from ..patch.weak_models import second_network
@@ -128,7 +128,7 @@ class Run:
     def control(self, forward: Forward, inputs: Inputs) -> Any:
         """Answer a call of a ControlNet: only the rows that the denoiser will need."""
         turn = self._turn or self._begin(inputs)
-        if self._controlled is None or any(turn.requests.values()):
+        if self._controlled is None or any(turn.requests.branches.values()):
             self._controlled = self._control(turn, forward, inputs)
         return self._controlled  # the last one's, where the denoiser is not evaluated either
 
@@ -139,7 +139,7 @@ class Run:
         needed = sorted(
             {
                 self._offsets(self.form)[role_of(branch)] + row
-                for branch, images in self._denoiser.most(turn.requests).items()
+                for branch, images in turn.requests.at_most.items()
                 for row in images
             }
         )
@@ -210,12 +210,13 @@ class Run:
                 "was set to; this pipeline cannot be guided"
             )
         step = self._steps[self._count]
-        requests = self._denoiser.plan(step, self._latents(inputs))
-        waiting = {branch: rows for branch, rows in requests.items() if rows}
-        self._turn = Turn(step, requests, waiting)
+        conversation = self._denoiser.step(step, self._latents(inputs))
+        requests = next(conversation)
+        waiting = {branch: rows for branch, rows in requests.branches.items() if rows}
+        self._turn = Turn(step, requests, conversation, waiting)
         if self._rigid:
             needed = [POSITIVE, NEGATIVE] if self.doubled else [POSITIVE]
-            if any(len(requests.get(branch, ())) < self.batch for branch in needed):
+            if any(len(requests.branches.get(branch, ())) < self.batch for branch in needed):
                 raise ValueError(f"{self._name}: {self._rigid}")
         return self._turn
 
@@ -267,7 +268,7 @@ class Run:
         self._ask(turn, form)
         if turn.calls[-1][1] is None and number:
             turn.calls[-1] = (inputs, turn.calls[0][1])
-        if turn.guided is None and not turn.waiting:
+        if turn.guided is not None and turn.value is None:
             value = self._combine(turn, form)
             turn.first = value if turn.first is None else turn.first.copy_(value)
         elif turn.first is None and turn.whole is not None:
@@ -284,19 +285,24 @@ class Run:
 
     def _ask(self, turn: Turn, form: Form) -> None:
         """Evaluate all that is waiting for one of the prompts that are held, and what the guider
-        asks for on seeing the positive prediction.
+        asks for on seeing that.
 
         One forward for each network, of the rows asked for.
         """
-        while True:
+        while turn.guided is None:
             ready = [branch for branch in turn.waiting if role_of(branch) in turn.held]
-            for group in forwards(ready, turn.held, self._denoiser.through_network):
+            for group in forwards(ready, turn.held, turn.requests.through_network):
                 self._forward(turn, group, form)
-            if turn.followed or not turn.answers.images(POSITIVE):
+            if turn.waiting:
                 return
-            turn.followed = True
-            assert turn.q is not None
-            turn.waiting |= self._denoiser.follow(turn.q, turn.answers)
+            if turn.q is None:  # no image was evaluated
+                inputs, at = next(iter(turn.held.values()))
+                x = inputs.x[at : at + self.batch]
+                turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
+            try:
+                turn.waiting |= turn.conversation.send((turn.q, turn.answers)).branches
+            except StopIteration as done:
+                turn.guided = done.value
 
     def _forward(self, turn: Turn, group: list[Branch], form: Form) -> None:
         """One forward of a network for branches that can share it."""
@@ -305,7 +311,7 @@ class Run:
         chosen = [turn.held[role_of(b)][1] + row for b, rows in wanted.items() for row in rows]
         at = turn.held["positive"][1] if "positive" in turn.held else 0
         x = inputs.x[at : at + self.batch]
-        watched = group == [POSITIVE] and self._denoiser.through_network
+        watched = group == [POSITIVE] and turn.requests.through_network
         part = self._told(turn, inputs.take(chosen), wanted, x)
         leaf: Tensor | None = None
         if watched:
@@ -355,7 +361,7 @@ class Run:
             told += [None if own is None else own.arguments] * len(rows)
         if any(one is not None for one in told):
             part = part.told(told)
-        if self._denoiser.tells:
+        if turn.requests.changes_embedding:
             images = [row for rows in wanted.values() for row in rows]
             mine = [
                 number
@@ -365,8 +371,8 @@ class Run:
             if mine:
                 part = part.embedded(
                     mine,
-                    lambda name, value: self._denoiser.tell(
-                        x, turn.step, name, value, [images[number] for number in mine]
+                    lambda name, value: turn.requests.embedding(
+                        x, name, value, [images[number] for number in mine]
                     ),
                 )
         return part
@@ -381,11 +387,7 @@ class Run:
 
     def _combine(self, turn: Turn, form: Form) -> Tensor:
         """The guided prediction in the shape of the network's output, (B, ...)."""
-        if turn.q is None:  # no image was evaluated
-            inputs, at = next(iter(turn.held.values()))
-            x = inputs.x[at : at + self.batch]
-            turn.q = Query(crop(x, self._shape or x.shape[1:]), turn.step)
-        turn.guided = self._denoiser.combine(turn.q, turn.answers)
+        assert turn.guided is not None
         value, there = turn.guided.output, turn.answers.images(POSITIVE)
         if turn.whole is not None:
             self._answered = turn.whole.shape[1:]
@@ -395,8 +397,8 @@ class Run:
                 whole[there] = turn.whole
             crop(whole, value.shape[1:]).copy_(value)
             value = whole
-        if form.renorms and self._denoiser.blank:
-            value = put(value, self._denoiser.blank, take(value, self._denoiser.blank) + SMALL)
+        if form.renorms and (blank := turn.requests.blank):
+            value = put(value, blank, take(value, blank) + SMALL)
         turn.value = value
         return value
 
@@ -456,10 +458,11 @@ class Run:
         for branch in (POSITIVE, NEGATIVE):
             if (whole := own.get(role_of(branch))) is None:
                 continue
-            rows = turn.requests.get(branch, [])
-            self._denoiser.pay(branch, everyone)
-            if branch == POSITIVE and (self._denoiser.through_network or self._denoiser.tells):
-                self._denoiser.pay(branch, rows, again=True)  # with gradients, or told otherwise
+            requests = turn.requests
+            rows = requests.branches.get(branch, [])
+            turn.answers.unasked[branch] = everyone
+            if branch == POSITIVE and (requests.through_network or requests.changes_embedding):
+                turn.answers.again += rows  # with gradients, or told otherwise
                 continue
             turn.waiting.pop(branch, None)
             rows = rows if branch == POSITIVE else everyone

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...guidance.engine.vectors import put, take
+from ...guidance.engine.tensors import put, take
 
 LATENTS = ("hidden_states", "sample", "x", "latents")  # what Diffusers' denoisers call them
 TIMES = ("timestep", "timesteps", "t")

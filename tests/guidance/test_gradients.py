@@ -103,7 +103,7 @@ def test_no_graph_is_kept_between_steps():
         for i in range(3):
             result = denoiser(Query(x_(), step(i)), Linear(torch.tensor(0.5, requires_grad=True)))
             assert not result.output.requires_grad
-            kept = [v for s in denoiser._slots for v in s.state._written.values()]
+            kept = list(denoiser.memory().values())
             assert kept
             assert not any(value.requires_grad for value in kept)
 

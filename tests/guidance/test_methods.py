@@ -37,7 +37,7 @@ def pictures(batch, seed, *shape):
 def test_step_ag_guides_the_first_share_of_the_evaluations():
     def guided(share, total=10):
         denoiser = Denoiser(CFG(StepAG(5, share)), 1)
-        return [NEGATIVE in denoiser.plan(step(i, total)) for i in range(total)]
+        return [NEGATIVE in denoiser.plan(step(i, total)).branches for i in range(total)]
 
     assert guided(0.3) == [True] * 3 + [False] * 7
     assert guided(0) == [False] * 10
@@ -254,7 +254,7 @@ def test_zero_init_counts_solver_steps():
     denoiser = Denoiser(CFG(5) | ZeroInit(2), 1)
     stages = [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0), (5, 1)]
     asked = [
-        denoiser.plan(Step(i, 6, stage, Level(0.1 * i, 1 - 0.1 * i)))[POSITIVE]
+        denoiser.plan(Step(i, 6, stage, Level(0.1 * i, 1 - 0.1 * i))).branches[POSITIVE]
         for i, stage in stages
     ]
     assert asked == [[], [], [], [], [0], [0]]
@@ -280,7 +280,7 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch():
 
     def told(rows):
         denoiser = Denoiser(CFG(3) | CADS(noise_scale=1), len(rows))
-        return denoiser.tell(x[rows], step(0), "text", y[rows], range(len(rows)))
+        return denoiser.plan(step(0)).embedding(x[rows], "text", y[rows], range(len(rows)))
 
     together = told([0, 1, 2])
     torch.testing.assert_close(told([1]), together[1:2])  # its mean and spread are sums

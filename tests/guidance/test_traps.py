@@ -71,7 +71,7 @@ def test_published_bounds_of_intervals_are_rounded(bounds, expected):
         for i in range(n)
     ]
     denoiser = Denoiser(CFG(Interval(2.1, *bounds)), 1)
-    guided = [i for i in range(n) if NEGATIVE in denoiser.plan(step(i, n, sigma=sigma[i]))]
+    guided = [i for i in range(n) if NEGATIVE in denoiser.plan(step(i, n, sigma=sigma[i])).branches]
     assert guided[0] == expected
     assert guided[-1] == (22 if bounds[0] == 0.28 else 21)
 
@@ -99,7 +99,7 @@ def test_on_latent_models_eps_agrees_from_the_first_step_on():
         denoiser = Denoiser(CFG(Adaptive(5, 0.991, space)), 1)
         x_ = at.level.alpha * torch.zeros_like(x) + at.level.sigma * eps
         denoiser(Query(x_, at), Answers(eps, other, readout))
-        stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0))
+        stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0)).branches
     assert stopped == {"eps": True, "x0": False}
 
 
