@@ -35,6 +35,7 @@ from ...guidance.engine.tensors import differentiable, leaf_of, put, take
 from ...samplers import SADA, Accelerated, readout_at
 from ..patch.call_arguments import Inputs, crop
 from ..patch.weak_models import second_network
+from .arrival import Arrivals
 from .evaluation import (
     Forward,
     Turn,
@@ -47,7 +48,7 @@ from .evaluation import (
     spread,
     with_change,
 )
-from .infer_layout import combination, error, sign_of, tolerance
+from .infer_layout import combination, error, sign_of
 from .layouts import Form
 
 SMALL = 1e-5  # a velocity that moves nothing and has a norm
@@ -106,8 +107,7 @@ class Run:
         self._said: Any = None  # what the denoiser answered last, for its form
         self._turn: Turn | None = None
         self._count = 0
-        self._checked: set[bool] = set()
-        self._errors: list[tuple[Tensor, float]] = []
+        self._arrivals: Arrivals | None = None
 
     def evaluate(self, network: Any, forward: Forward, inputs: Inputs) -> Any:
         """Answer one call of the denoiser ``network``; ``forward`` is its own ``__call__``."""
@@ -175,33 +175,30 @@ class Run:
                 "pipeline cannot be guided"
             )
         self._denoiser.finish()
-        for found, allowed in self._errors:
-            if not found <= allowed:
-                raise RuntimeError(self._changed(float(found)))
+        if self._arrivals is not None:
+            self._arrivals.finish()
 
     def _check(self, turn: Turn, output: Tensor, form: Form) -> None:
-        """Is it the guided prediction that reaches the scheduler?
-
-        The first evaluation of each kind, guided and not, is looked at at once, the others when
-        the run ends: looking makes a GPU wait.
-        """
+        """Is it the guided prediction that reaches the scheduler?"""
         assert turn.value is not None
-        sent = crop(torch.cat([turn.value] * (len(output) // self.batch)), output.shape[1:])
-        found, allowed = error(form.sign * output, sent), tolerance(turn.value.dtype)
-        guided = bool(turn.answers.images(NEGATIVE))
-        if guided in self._checked:
-            self._errors.append((found, allowed))
-        elif not found <= allowed:
+        assert turn.guided is not None
+        times = len(output) // self.batch
+        sent = turn.value if times == 1 else torch.cat([turn.value] * times)
+        sent = crop(sent, output.shape[1:])
+        if self._arrivals is None:
+            self._arrivals = Arrivals(self._name, turn.value.dtype)
+        known = sent.shape == turn.guided.output.shape and turn.value is turn.guided.output
+        try:
+            self._arrivals.compare(
+                output if form.sign == 1 else form.sign * output,
+                sent,
+                turn.guided.sums if known else None,
+                bool(turn.answers.images(NEGATIVE)),
+                self._count + 1 == len(self._steps),
+            )
+        except RuntimeError:
             self._denoiser.finish()  # if a number is not finite, this says whose
-            raise RuntimeError(self._changed(float(found)))
-        self._checked.add(guided)
-
-    def _changed(self, found: float) -> str:
-        how = "has another shape" if found == float("inf") else f"differs by {found:.1e}"
-        return (
-            f"{self._name} changes the guided prediction before it reaches the scheduler (it "
-            f"{how}); this pipeline cannot be guided"
-        )
+            raise
 
     def _begin(self, inputs: Inputs) -> Turn:
         if self._count == len(self._steps):

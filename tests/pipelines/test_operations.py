@@ -65,7 +65,7 @@ def step_of(pipe, guider):
 def test_a_guided_step_costs_little_more_than_the_plain_one(pipe, guider, operations, times):
     plain, moved = step_of(pipe, None)
     ours, ours_moved = step_of(pipe, guider)
-    assert plain <= 11
+    assert plain == pytest.approx(11, abs=0.2)
     assert ours - plain <= operations, once(pipe, guider, 9).names
     assert ours_moved <= times * moved
 
