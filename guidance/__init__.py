@@ -18,7 +18,16 @@ from .engine.guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .engine.levels import Level, Readout, Step
 from .engine.predictions import Prediction, Query
 from .engine.record import Diagnosis, Record
-from .engine.reference import NEGATIVE, POSITIVE, Branch, Follow, Negative, Perturbation, Reference
+from .engine.reference import (
+    NEGATIVE,
+    POSITIVE,
+    Branch,
+    Follow,
+    Latents,
+    Negative,
+    Perturbation,
+    Reference,
+)
 from .engine.scale import Constant, Custom, Gate, PerImage, Scale
 from .engine.state import Rows, State
 from .engine.vectors import Number, Numbers, Vector, cosine, dot, norm, project, spread

@@ -41,6 +41,11 @@ class Answers:
                     torch.cat([before.x, prediction.x]),
                     torch.cat([before.output, prediction.output]),
                     before.readout,
+                    {
+                        name: torch.cat([v, prediction.inner[name]])
+                        for name, v in before.inner.items()
+                        if name in prediction.inner
+                    },
                 )
             self._images[branch], self._predictions[branch] = images, prediction
             self._parts = {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .answers import Answers
-from .guider import Gradient, Guider, Term
+from .guider import Guider, Term
 from .levels import Step
 from .predictions import Prediction, Query
 from .reference import POSITIVE, Asked, Branch
@@ -24,83 +25,93 @@ class BoundTerm:
 
     Attributes:
         scales: of these images at this step, as the term's ``Scale`` has them.
-        factors: to ``scale - off`` of each image, as the reference has them; 0 leaves it unguided.
+        factors: to ``scale - off`` of each image, as the references have them; 0 is unguided.
         active: positions within ``rows`` that are guided at this step.
-        asked: the branches that the reference needs, and for which of these positions.
+        asked: for each reference the branches that it needs, and for which of these positions.
     """
 
     term: Term
     rows: list[int]
     state: State
-    scales: list[float] = field(default_factory=list)
+    scales: list[float | Tensor] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
     active: list[int] = field(default_factory=list)
-    asked: dict[Branch, list[int]] = field(default_factory=dict)
+    asked: list[dict[Branch, list[int]]] = field(default_factory=list)
 
     def images(self, positions: Sequence[int]) -> list[int]:
         return [self.rows[position] for position in positions]
 
-    def plan(self, step: Step, blank: set[int]) -> tuple[Asked, Asked]:
-        """The images for which each branch is needed, and those for which it may be at most."""
+    def plan(self, step: Step, blank: set[int]) -> list[tuple[Asked, Asked]]:
+        """For each reference the images for which it needs each branch, and may need it at most."""
         self.state.begin(step)
         if step.stage == 0 or not self.scales:
             self._read_scales(step)
-        reference, off = self.term.reference, self.term.off
-        on = [scale for scale in self.scales if scale != off]
-        if reference is not None and not reference.admits(step, on):
+        references, off = self.term.references, self.term.off
+        on = [scale for scale in self.scales if isinstance(scale, float | int) and scale != off]
+        if not all(reference.admits(step, on) for reference in references):
             self.scales = [off] * len(self.rows)
         self.factors = [0.0 if image in blank else 1.0 for image in self.rows]
-        self.asked = {}
         self._activate()
-        if not self.active or reference is None:
-            return {}, {}
-        asked = reference.asks(step, self.state, self.active)
-        self.asked = {branch: list(rows) for branch, rows in asked.items() if rows}
-        most = reference.most(step, self.state, self.active)
-        return self._of_images(self.asked), self._of_images(most)
+        self.asked = [{} for _ in references]
+        found = []
+        for place, reference in enumerate(references if self.active else ()):
+            asked = reference.asks(step, self.state, self.active)
+            self.asked[place] = {branch: list(rows) for branch, rows in asked.items() if rows}
+            most = reference.most(step, self.state, self.active)
+            found.append((self._of_images(self.asked[place]), self._of_images(most)))
+        return found
 
-    def follow(self, query: Query, answers: Answers) -> Asked:
-        """The images for which further branches are needed, the positive prediction being known."""
-        reference = self.term.reference
-        if not self.active or reference is None or not reference.needs_positive:
-            return {}
-        active, images = self.active, self.images(self.active)
-        positive = answers.of(POSITIVE, images)
-        more = reference.follow(query.rows(images), positive, self.state.view(active))
-        asked = {branch: [active[row] for row in rows] for branch, rows in more.asked.items()}
-        for branch, positions in asked.items():
-            self.asked.setdefault(branch, []).extend(positions)
-        if more.gains is not None:
-            for position, factor in zip(active, more.gains, strict=True):
-                self.factors[position] = float(factor)
-            self._activate()
-        return self._of_images(asked)
+    def follow(self, query: Query, answers: Answers) -> list[Asked]:
+        """What each reference needs besides, the positive prediction being known."""
+        found = []
+        for place, reference in enumerate(self.term.references):
+            if not self.active or not reference.needs_positive:
+                continue
+            active, images = self.active, self.images(self.active)
+            positive = answers.of(POSITIVE, images)
+            more = reference.follow(query.rows(images), positive, self.state.view(active))
+            asked = {branch: [active[row] for row in rows] for branch, rows in more.asked.items()}
+            for branch, positions in asked.items():
+                self.asked[place].setdefault(branch, []).extend(positions)
+            if more.gains is not None:
+                for position, factor in zip(active, more.gains, strict=True):
+                    self.factors[position] = float(factor)
+                self._activate()
+            found.append(self._of_images(asked))
+        return found
 
-    def strength(self, position: int) -> float:
+    def strength(self, position: int) -> float | Tensor:
         """The scale of an image, with its factor."""
         scale, factor, off = self.scales[position], self.factors[position], self.term.off
         return scale if factor == 1 else off + (scale - off) * factor
 
-    def scale(self, device: torch.device) -> Number:
-        """What the term is given for the images that are guided now: a number where all agree."""
+    def scale(self, like: Tensor) -> Number | Tensor:
+        """What the term is given for the images that are guided now, as a tensor (B, ...) is.
+
+        A number where all agree, and a tensor where there is one for each pixel.
+        """
         scales = [self.strength(position) for position in self.active]
+        if any(isinstance(scale, Tensor) for scale in scales):
+            maps = [torch.as_tensor(scale).to(like.device, torch.float32) for scale in scales]
+            return torch.stack(torch.broadcast_tensors(*maps))
         if len(set(scales)) == 1:
             return scales[0]
-        return Numbers(on_device(tuple(scales), wide_type(device), device))
+        return Numbers(on_device(tuple(scales), wide_type(like.device), like.device))
 
-    def reference(
+    def references(
         self, query: Query, positive: Prediction, answers: Answers, graph: bool
-    ) -> Prediction:
-        """The reference prediction of the images that are guided now."""
-        assert self.term.reference is not None
-        place = {position: row for row, position in enumerate(self.active)}
-        parts = {
-            branch: [(place[i], self.rows[i]) for i in positions if i in place]
-            for branch, positions in self.asked.items()
-        }
-        answer = answers.assemble(positive, parts)
-        answer = answer if graph else answer.detach()
-        return self.term.reference.read(query, positive, answer, self.state.view(self.active))
+    ) -> list[Prediction]:
+        """The reference predictions of the images that are guided now."""
+        place, found = {position: row for row, position in enumerate(self.active)}, []
+        for reference, asked in zip(self.term.references, self.asked, strict=True):
+            parts = {
+                branch: [(place[i], self.rows[i]) for i in positions if i in place]
+                for branch, positions in asked.items()
+            }
+            answer = answers.assemble(positive, parts)
+            answer = answer if graph else answer.detach()
+            found.append(reference.read(query, positive, answer, self.state.view(self.active)))
+        return found
 
     def _of_images(self, asked: Asked) -> Asked:
         return {branch: self.images(positions) for branch, positions in asked.items()}
@@ -108,7 +119,10 @@ class BoundTerm:
     def _activate(self) -> None:
         off = self.term.off
         pairs = enumerate(zip(self.scales, self.factors, strict=True))
-        self.active = [i for i, (scale, factor) in pairs if scale != off and factor != 0]
+        self.active = [
+            i for i, (scale, factor) in pairs
+            if factor != 0 and (isinstance(scale, Tensor) or scale != off)
+        ]  # fmt: skip
 
     def _read_scales(self, step: Step) -> None:
         when = self.term.when
@@ -138,6 +152,17 @@ class BoundGuider:
     guider: Guider
     rows: list[int]
     terms: list[BoundTerm]
+    states: list[State]  # of what acts on the sum, in order
+
+    def positive(self, step: Step) -> Branch | None:
+        """What is evaluated in place of the positive branch."""
+        found = [b for p in self.guider.prepares if (b := p.positive(step)) is not None]
+        if len(found) > 1:
+            raise ValueError(
+                f"{self.guider}: expected one change of the positive branch at a step, got "
+                f"{len(found)}"
+            )
+        return found[0] if found else None
 
     def guide(
         self,
@@ -168,19 +193,23 @@ class BoundGuider:
             if not bound.active:
                 continue
             images, cosine_here = bound.images(bound.active), None
+            r: Any
             here, state = query.rows(images), bound.state.view(bound.active)
-            if isinstance(bound.term, Gradient):
+            if not bound.term.references:  # a gradient
                 p = watched.rows(images)
                 r = self._so_far(p, changes, bound.active)
             else:
                 # Equal references of one positive prediction share their gap.
                 p = positive_of(images)
-                said = bound.reference(here, p, answers, graph=positive is watched)
-                _, r = related.setdefault(id(said), (said, said.relative_to(p)))
-                bound.term.when.observe(here, p, r, state)
+                several = tuple(
+                    related.setdefault(id(said), (said, said.relative_to(p)))[1]
+                    for said in bound.references(here, p, answers, graph=positive is watched)
+                )
+                bound.term.when.observe(here, p, several[0], state)
                 if cosines or bound.term.when.observes:
-                    cosine_here = cosine(p.x0, r.x0).values.detach()
-            delta = bound.term.delta(here, p, r, bound.scale(p.x.device), state)
+                    cosine_here = cosine(p.x0, several[0].x0).values.detach()
+                r = several if len(bound.term.references) > 1 else several[0]
+            delta = bound.term.delta(here, p, r, bound.scale(p.x), state)
             vector = _checked(bound.term, delta, p)
             changes.append(Change(bound, bound.active, vector, cosine_here))
         if not changes:
@@ -191,9 +220,9 @@ class BoundGuider:
         images = [self.rows[position] for position in positions]
         here, p = query.rows(images), positive_of(images)
         guided = p.vector + total / p.readout.gain
-        for post in self.guider.posts:
+        for post, memory in zip(self.guider.posts, self.states, strict=True):
             whole = Prediction(p.x, guided.tensor(), p.readout)
-            guided = as_vector(post(here, p, whole))
+            guided = as_vector(post(here, p, whole, memory.view(positions)))
         output = guided.tensor().to(positive.output.dtype)
         for prediction in seen.values():
             prediction.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class Requests:
         at_most: those, and what may be asked for once the positive prediction is known.
         blank: the images whose output is zero at this step; they are asked for nothing.
         through_network: is the positive branch to be evaluated with gradients?
+        positive_as: by image, what is to be evaluated in place of the positive branch, if anything.
         changes_embedding: is the positive branch to be told ``embedding(...)``?
         embedding: what the network is told in place of the positive condition's: ``(x, name,
             embedding, images)`` to the new one; x (B, ...) are the latents of the whole batch,
@@ -49,8 +51,17 @@ class Requests:
     at_most: dict[Branch, list[int]] = field(default_factory=dict)
     blank: list[int] = field(default_factory=list)
     through_network: bool = False
+    positive_as: Mapping[int, Branch] = field(default_factory=dict)
     changes_embedding: bool = False
     embedding: Callable[[Tensor, str, Tensor, Sequence[int]], Tensor] | None = None
+
+    def evaluated_as(self, branch: Branch, images: Sequence[int]) -> dict[Branch, list[int]]:
+        """What to evaluate for a branch of these images: itself, but for ``positive_as``."""
+        found: dict[Branch, list[int]] = {}
+        for image in images:
+            other = self.positive_as.get(image, branch) if branch == POSITIVE else branch
+            found.setdefault(other, []).append(image)
+        return found
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,8 @@ class Denoiser:
             ]
             # Gradients come last: they see what the other terms do.
             terms.sort(key=lambda bound: isinstance(bound.term, Gradient))
-            self._guiders.append(BoundGuider(guider, rows, terms))
+            states = [State(share, 1.0, rows, context) for _ in guider.posts]
+            self._guiders.append(BoundGuider(guider, rows, terms, states))
 
     @property
     def _terms(self) -> list[BoundTerm]:
@@ -138,8 +150,9 @@ class Denoiser:
         """What the methods keep from step to step, by name: tensors with a row for each image."""
         return {
             name: tensor
-            for bound in self._terms
-            for name, (tensor, _) in (bound.state._kept | bound.state._written).items()
+            for guider in self._guiders
+            for state in (*(bound.state for bound in guider.terms), *guider.states)
+            for name, (tensor, _) in (state._kept | state._written).items()
         }
 
     def __call__(self, query: Query, network: Network) -> Guided:
@@ -153,9 +166,17 @@ class Denoiser:
         requests = next(conversation)
         query = query.watched() if requests.through_network else query
         while True:
-            if asked := {branch: rows for branch, rows in requests.branches.items() if rows}:
+            asked: dict[Branch, list[int]] = {}
+            stands_for = {}
+            for branch, images in requests.branches.items():
+                for other, rows in requests.evaluated_as(branch, images).items():
+                    asked[other], stands_for[other] = rows, branch
+            if asked:
                 with differentiable(query.watch is not None):
-                    answers.add(asked, network(query, asked))
+                    said = network(query, asked)
+                for other, prediction in said.items():
+                    branch = stands_for[other]
+                    answers.add({branch: asked[other]}, {branch: prediction})
             try:
                 requests = conversation.send((query, answers))
             except StopIteration as done:
@@ -198,12 +219,13 @@ class Denoiser:
         everyone = set(range(self.batch)) - blank
         wanted: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
         most: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
-        for bound in self._terms:
-            for sets, asked in zip((wanted, most), bound.plan(step, blank), strict=True):
-                for branch, images in asked.items():
-                    sets.setdefault(branch, set()).update(images)
-        for branch, images in wanted.items():
-            most.setdefault(branch, set()).update(images)
+        for guider in self._guiders:
+            for state in guider.states:
+                state.begin(step)
+        for needed, at_most in (pair for bound in self._terms for pair in bound.plan(step, blank)):
+            _add(wanted, needed)
+            _add(most, needed)
+            _add(most, at_most)
         self._counted = {branch: set(images) for branch, images in wanted.items()}
         if self._diagnose:
             wanted.setdefault(NEGATIVE, set()).update(everyone)
@@ -215,6 +237,12 @@ class Denoiser:
                 bound.active and isinstance(bound.term, Gradient) and bound.term.through_network
                 for bound in self._terms
             ),
+            {
+                row: branch
+                for guider in self._guiders
+                if (branch := guider.positive(step)) is not None
+                for row in guider.rows
+            },
             any(p.tells for guider in self._guiders for p in guider.guider.prepares),
             lambda x, name, embedding, images: self._told(x, step, name, embedding, images),
         )
@@ -222,11 +250,11 @@ class Denoiser:
     def _follow(self, query: Query, answers: Answers) -> dict[Branch, list[int]]:
         """What else is needed, now that the positive prediction is known."""
         wanted: dict[Branch, set[int]] = {}
-        for bound in self._terms:
-            for branch, images in bound.follow(query, answers).items():
-                self._counted.setdefault(branch, set()).update(images)
+        for asked in (asked for bound in self._terms for asked in bound.follow(query, answers)):
+            _add(self._counted, asked)
+            for branch, images in asked.items():
                 if missing := set(images) - set(answers.images(branch)):
-                    wanted.setdefault(branch, set()).update(missing)
+                    _add(wanted, {branch: sorted(missing)})
         return _ordered(wanted)
 
     def _combine(self, requests: Requests, query: Query, answers: Answers) -> Guided:
@@ -289,8 +317,7 @@ class Denoiser:
         everyone, step = range(self.batch), query.step
         acting = {image for bound in self._terms for image in bound.images(bound.active)}
         counted = self._counted
-        for branch, images in answers.unasked.items():
-            counted.setdefault(branch, set()).update(images)
+        _add(counted, answers.unasked)
         diagnosis = None
         if self._diagnose and answers.images(POSITIVE):
             c, u = (answers.all(b, self.batch, query) for b in (POSITIVE, NEGATIVE))
@@ -300,7 +327,7 @@ class Denoiser:
             step.stage,
             step.sigma,
             [
-                tuple(bound.strength(place) for bound in guider.terms)
+                tuple(_number(bound.strength(place)) for bound in guider.terms)
                 for guider in self._guiders
                 for place in range(len(guider.rows))
             ],
@@ -322,8 +349,20 @@ def foresee(
     return [denoiser.plan(step).at_most for step in steps]
 
 
+def _add(sets: dict[Branch, set[int]], asked: Asked) -> None:
+    for branch, images in asked.items():
+        sets.setdefault(branch, set()).update(images)
+
+
 def _ordered(sets: Mapping[Branch, set[int]]) -> dict[Branch, list[int]]:
     return {branch: sorted(images) for branch, images in sets.items()}
+
+
+def _number(scale: float | Tensor) -> float:
+    """A scale for the record; of one for each pixel the mean, if the host has it."""
+    if not isinstance(scale, Tensor):
+        return scale
+    return float(scale.mean()) if scale.device.type == "cpu" else math.nan
 
 
 def _cosines_of(bound: BoundTerm, changes: Sequence[Change]) -> CosinesOfTerm:

@@ -26,27 +26,30 @@ def row_sums(tensor: Tensor) -> Tensor:
 
 
 class Arriving:
-    """Numbers on their way from a device to the host, which goes on meanwhile."""
+    """Numbers on their way from a device to the host, which goes on meanwhile.
+
+    Attributes:
+        values: the numbers, where they are now.
+    """
 
     def __init__(self, values: Tensor) -> None:
-        self._values, self._event = values.detach(), None
+        self.values, self._event = values.detach(), None
         if values.device.type == "cuda":
             there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._values = there.copy_(self._values, non_blocking=True)
+            self.values = there.copy_(self.values, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
 
     @property
     def arrived(self) -> bool:
+        """Can they be read without waiting?"""
         if self._event is not None:
             return bool(self._event.query())
-        return self._values.device.type == "cpu"
+        return self.values.device.type == "cpu"
 
-    def read(self) -> list:
-        """The numbers; waits for those that have not arrived."""
+    def wait(self) -> None:
         if self._event is not None:
             self._event.synchronize()
-        return self._values.tolist()
 
 
 class Checks:
@@ -73,9 +76,14 @@ class Checks:
         Raises:
             NotFiniteError: a number is not finite; it names the step and what gave it.
         """
-        while self._waiting and (wait or self._waiting[0][1].arrived):
-            step, sums = self._waiting.pop(0)
-            if not all(map(math.isfinite, sums.read())):
+        here = [check for check in self._waiting if wait or check[1].arrived]
+        if not here:
+            return
+        self._waiting = [check for check in self._waiting if check not in here]
+        here[-1][1].wait()
+        rows = torch.stack([sums.values for _, sums in here]).tolist()
+        for (step, _), sums in zip(here, rows, strict=True):
+            if not all(map(math.isfinite, sums)):
                 what = self._blame() if step is self._blamed else "a prediction"
                 raise NotFiniteError(
                     f"{what} at step {step.index} (sigma {step.sigma:.4g}) has NaN or infinite "

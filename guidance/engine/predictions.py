@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -76,12 +76,14 @@ class Prediction:
     """One branch's answer: the network's ``output`` at ``x``, both (B, ...), and how to read it.
 
     Attributes:
+        inner: tensors (B, ...) from within the network, by name, see ``Perturbation.apply``.
         origin: the positive prediction, where this one is written as the gap to it.
     """
 
     x: Tensor
     output: Tensor
     readout: Readout
+    inner: Mapping[str, Tensor] = field(default_factory=dict)
     origin: Prediction | None = None
 
     @cached_property
@@ -117,7 +119,7 @@ class Prediction:
 
     def relative_to(self, origin: Prediction) -> Prediction:
         """The same, written as the gap to another prediction at the same x."""
-        return Prediction(self.x, self.output, self.readout, origin)
+        return replace(self, origin=origin)
 
     @cached_property
     def _gap(self) -> Vector:
@@ -159,7 +161,8 @@ class Prediction:
         return (self.readout.x0(self.x, self.output) - readout.skip * upcast(self.x)) / readout.gain
 
     def rows(self, rows: Sequence[int]) -> Prediction:
-        return Prediction(take(self.x, rows), take(self.output, rows), self.readout)
+        inner = {name: take(value, rows) for name, value in self.inner.items()}
+        return Prediction(take(self.x, rows), take(self.output, rows), self.readout, inner)
 
     def detach(self) -> Prediction:
-        return Prediction(self.x.detach(), self.output.detach(), self.readout)
+        return Prediction(self.x.detach(), self.output.detach(), self.readout, self.inner)

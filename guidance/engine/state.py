@@ -25,6 +25,8 @@ class State:
         off: the scale at which the method does nothing.
         images: for each row, its image's number in the whole batch.
         context: what the method may ask of its pipeline.
+        solver_step: the number of the solver step, from 0; its stages share it. What a method
+            draws at random from it is the same for all of them.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class State:
         self._kept: dict[str, tuple[Tensor, float]] = {}
         self._written: dict[str, tuple[Tensor, float]] = {}
         self._frozen = False
+        self.solver_step = -1
 
     def begin(self, step: Step) -> None:
         """A new evaluation: what the last step wrote counts now, if this is a new step."""
         self._frozen = step.stage > 0
+        self.solver_step += step.stage == 0 or self.solver_step < 0
         if not self._frozen:
             self._kept = {**self._kept, **self._written}
             self._written = {}

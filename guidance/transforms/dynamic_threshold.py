@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..engine.config import number
 from ..engine.guider import Post
 from ..engine.predictions import Prediction, Query
+from ..engine.state import Rows
 from ..engine.tensors import append_dims
 from ..engine.vectors import Vector
 
@@ -32,7 +33,7 @@ class DynamicThreshold(Post):
     quantile: float = number(0.995, low=0, high=1)
     limit: float = number(1.0, low=0, open_ends=True)
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Vector:
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Vector:
         x0 = guided.x0.tensor()
         size = x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp_min(self.limit)
         bound = append_dims(size, x0)

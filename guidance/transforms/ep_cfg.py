@@ -10,6 +10,7 @@ import torch
 from ..engine.config import number, reject
 from ..engine.guider import Post
 from ..engine.predictions import Prediction, Query
+from ..engine.state import Rows
 from ..engine.tensors import on_device, wide
 from ..engine.vectors import TINY, Numbers, Vector, dot
 
@@ -37,7 +38,7 @@ class EnergyPreserving(Post):
         if self.high <= self.low:
             raise reject(self, "high", self.high, f"a percentile above low (= {self.low:g})")
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Vector:
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Vector:
         ratio = (self._energy(positive.x0) / self._energy(guided.x0).clamp(low=TINY)).sqrt()
         return guided.vector + (ratio - 1) * guided.x0 / guided.readout.gain
 

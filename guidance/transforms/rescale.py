@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..engine.config import number
 from ..engine.guider import Post
 from ..engine.predictions import Prediction, Query
+from ..engine.state import Rows
 from ..engine.vectors import Vector, spread
 
 
@@ -25,7 +26,7 @@ class Rescale(Post):
 
     phi: float = number(0.7, low=0, high=1)
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Vector:
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Vector:
         c, g = spread(positive.vector), spread(guided.vector)
         ratio = (c / g).where(g > 0, 1.0)  # a constant has no spread to give back
         return guided.vector * (self.phi * ratio + (1 - self.phi))

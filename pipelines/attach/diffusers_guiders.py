@@ -27,6 +27,7 @@ from ...guidance import (
     Guider,
     Negative,
     Prediction,
+    Prepare,
     Query,
     Readout,
     Record,
@@ -40,7 +41,7 @@ from ...guidance.engine.vectors import Number
 from ...samplers import readout_at, steps_ahead
 from ..patch.call_arguments import Inputs, crop
 from ..patch.class_swap import restore, swap
-from ..patch.perturb import changed
+from ..patch.perturb import Changes
 from ..patch.weak_models import second_network
 from .evaluation import common_shape
 
@@ -74,13 +75,15 @@ def _check(guider: Guider) -> None:
         ValueError: what it is, and why.
     """
     for term in guider.terms:
-        reference = term.reference
         if isinstance(term, Gradient):
             raise reject("to_diffusers", "guider", str(term), "terms without gradients")
-        if reference is not None and reference.needs_positive:
+        if any(reference.needs_positive for reference in term.references):
             allowed = "references that are known before the positive prediction is"
             raise reject("to_diffusers", "guider", str(term), allowed)
     for prepare in guider.prepares:
+        if type(prepare).positive is not Prepare.positive:
+            allowed = "guiders that leave the positive branch's network as it is"
+            raise reject("to_diffusers", "guider", str(prepare), allowed)
         if prepare.tells:
             allowed = "guiders that leave the prompt's embedding as it is"
             raise reject("to_diffusers", "guider", str(prepare), allowed)
@@ -110,6 +113,7 @@ class DiffusersGuidance(BaseGuidance):
         self._requests: dict[Branch, list[int]] = {}
         self._conversation: Any = None  # with the denoiser, at this step
         self._x: Tensor | None = None
+        self._changes = Changes()
 
     def bind(self, scheduler: Any, guider: Guider | None = None) -> DiffusersGuidance:
         """Say which scheduler the pipeline steps; returns itself."""
@@ -136,7 +140,7 @@ class DiffusersGuidance(BaseGuidance):
         """Called by the loop before each evaluation; one that is not later begins a new run."""
         super().set_state(step, num_inference_steps, timestep)
         if step <= self._seen:  # a second guider of the same run does not see its first steps
-            self._denoiser, self.records = None, []
+            self._denoiser, self.records, self._changes = None, [], Changes()
         if self._denoiser is None:
             ahead = steps_ahead(self._scheduler_of(), float(torch.as_tensor(timestep)))
             self._steps = dict(enumerate(ahead, start=step))
@@ -169,7 +173,7 @@ class DiffusersGuidance(BaseGuidance):
                 self._x = inputs.x
             model = second_network(branch.model, network, inputs.x)
             answer = functools.partial(original, network) if model is None else model
-            with changed(network, branch.change, inputs):
+            with self._changes.on(network, branch.change, inputs):
                 return answer(*args, **kwargs)
 
         swap(denoiser, {"__call__": look})
@@ -222,8 +226,8 @@ class DiffusersGuidance(BaseGuidance):
     @property
     def num_conditions(self) -> int:
         """2 if the guider may ever ask for the negative prompt: loops encode it only then."""
-        references = [term.reference for term in self._bound().terms]
-        needed = [r.branch().condition for r in references if r is not None]
+        references = [r for term in self._bound().terms for r in term.references]
+        needed = [reference.branch().condition for reference in references]
         return 2 if self._enabled and "negative" in needed else 1
 
     def _plan(self, values: Any) -> list[tuple[int, str]]:
