@@ -37,12 +37,13 @@ from every_guider import every_guider
 from guiders import (
     APG,
     CFG,
+    MPGD,
     Adaptive,
     Confusion,
     Guider,
     Interval,
     PerturbedAttention,
-    RewardGuidance,
+    UniversalGuidance,
     WeakModel,
     commands,
     guided,
@@ -217,8 +218,8 @@ def offload(page: Page, machine: Machine, tiny: bool) -> None:
         "PAG": CFG(3, reference=PerturbedAttention()),
         "autoguidance": CFG(2, reference=WeakModel("emoji-weak")),
         "GFCG on pictures": CFG(4, reference=Confusion([*PROMPTS, "dog face"], threshold=1.0)),
-        "reward through x0": CFG(3) + RewardGuidance(0.05, "emoji-clip", through="x0"),
-        "reward through the network": CFG(3) + RewardGuidance(0.05, "emoji-clip"),
+        "reward through x0": CFG(3) + MPGD(0.05, "emoji-clip"),
+        "reward through the network": CFG(3) + UniversalGuidance(0.05, "emoji-clip"),
     }
     if tiny:
         guiders = {name: guiders[name] for name in ("no guider", "CFG")}

@@ -14,13 +14,24 @@ from .calibration.resolve import effective_scale, resolve
 from .engine.answers import Answers
 from .engine.config import Config, choice, integer, intents, number
 from .engine.context import Condition, Context
-from .engine.denoiser import Denoiser, Guided, Network, foresee
+from .engine.denoiser import Denoiser, Guided, Network, Requests, foresee
 from .engine.guider import Gradient, Guider, Post, Prepare, Sum, Term
 from .engine.levels import Level, Readout, Step
 from .engine.predictions import Prediction, Query
 from .engine.record import Diagnosis, Record
-from .engine.reference import NEGATIVE, POSITIVE, Branch, Follow, Negative, Perturbation, Reference
+from .engine.reference import (
+    NEGATIVE,
+    POSITIVE,
+    Branch,
+    Follow,
+    Latents,
+    Negative,
+    Perturbation,
+    Reference,
+)
 from .engine.scale import Constant, Custom, Gate, PerImage, Scale, ScaleLike
+from .engine.state import Rows, State
+from .engine.vectors import Number, Numbers, Vector, cosine, dot, norm, project, spread
 from .references.linear_ag import Coefficients
 
 ROOMS = ("terms", "references", "scales", "transforms")

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from .attach.guided import Attachment, Call, guided
+from .attach.attachment import Attachment
+from .attach.call import Call
+from .attach.guided import guided
 
 __all__ = ["Attachment", "Call", "DiffusersRule", "guided", "to_diffusers"]
 

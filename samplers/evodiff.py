@@ -11,7 +11,7 @@ from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..guidance.engine.vectors import working
+from ..guidance.engine.tensors import upcast
 
 __all__ = ["EVODiffMultistepScheduler", "SchedulerMixin"]  # Diffusers looks for the base class here
 
@@ -110,9 +110,9 @@ class EVODiffMultistepScheduler(DPMSolverMultistepScheduler):
             raise ValueError("num_inference_steps is None; call set_timesteps before step")
         if self.step_index is None:
             self._init_step_index(timestep)
-        m = self.convert_model_output(working(model_output), sample=working(sample))
+        m = self.convert_model_output(upcast(model_output), sample=upcast(sample))
         alpha, kappa = self._at(self.step_index)
-        y = working(sample) / alpha
+        y = upcast(sample) / alpha
         if self._guess is not None and self.corrector:
             y = self._corrected(self._guess, m)
         self._past = [m, *self._past][:2]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ..guidance import Branch, Condition, Network, Prediction, Query, Readout
-from ..guidance.engine.denoiser import Requests
-from ..guidance.engine.vectors import take
+from ..guidance.engine.reference import Asked
+from ..guidance.engine.tensors import take
 
 Plain = Callable[..., Tensor]
 """``(x, sigma) -> x0``, or ``(x, sigma, condition) -> x0``: x, x0 (B, ...) with
@@ -20,7 +21,10 @@ TOP = 1e4  # the sigma at which pure noise is asked about, where x0 is the mean 
 
 
 def as_network(
-    denoise: Plain, positive: Tensor | None = None, negative: Tensor | None = None
+    denoise: Plain,
+    positive: Tensor | None = None,
+    negative: Tensor | None = None,
+    **others: Tensor,
 ) -> Network:
     """A ``Network`` of plain functions.
 
@@ -28,22 +32,26 @@ def as_network(
         denoise: ``(x, sigma)``, or ``(x, sigma, condition)`` where a condition is given.
         positive: the condition of each image, (B, ...), such as class labels.
         negative: the condition of the negative branch, such as the label for nothing.
+        others: conditions of further branches, by the name that a ``Branch`` has for them.
 
     A ``Condition`` of a context has for ``arguments`` a condition of one row. A branch of another
     model, such as ``WeakModel(weak)``, calls ``weak`` in the same way.
     """
-    conditions = {"positive": positive, "negative": negative}
+    conditions = {"positive": positive, "negative": negative, **others}
 
-    def network(q: Query, requests: Requests) -> Mapping[Branch, Prediction]:
+    def network(q: Query, requests: Asked) -> Mapping[Branch, Prediction]:
         answers = {}
         for branch, rows in requests.items():
-            if branch.change is not None or isinstance(branch.model, str):
+            known = isinstance(branch.condition, Condition) or branch.condition in conditions
+            if not known or branch.change is not None or isinstance(branch.model, str):
                 raise ValueError(
                     f"as_network: the guider asks for the {branch} prediction; allowed are "
-                    "references that leave the network as it is, and other networks themselves "
-                    "instead of their names"
+                    "references that leave the network as it is, other networks themselves "
+                    f"instead of their names, and the conditions {', '.join(conditions)}"
                 )
             seen = q.rows(rows)
+            if branch.elsewhere is not None:
+                seen = replace(seen, x=branch.elsewhere.at(seen.x, q.step, rows))
             if isinstance(branch.condition, Condition):
                 condition = branch.condition.arguments.expand(
                     len(rows), *branch.condition.arguments.shape[1:]
@@ -64,7 +72,7 @@ def as_network(
                     f"the denoiser gave {tuple(clean.shape)} for x of {tuple(seen.x.shape)}; "
                     "allowed is the same shape"
                 )
-            answers[branch] = Prediction(seen.x, clean.to(seen.x.dtype), CLEAN)
+            answers[branch] = Prediction(take(q.x, rows), clean.to(q.x.dtype), CLEAN)
         return answers
 
     return network

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance import Context, Denoiser, Guided, Guider, Level, Prediction, Query, Readout, Step
-from ..guidance.engine.answers import Answers
+from ..guidance import Context, Denoiser, Guided, Guider, Level, Prediction, Readout, Step
 from ..guidance.engine.config import Config, choice, integer, number, reject
-from ..guidance.engine.reference import Branch
-from ..guidance.engine.vectors import dot, put, take, working
+from ..guidance.engine.denoiser import Conversation
+from ..guidance.engine.finite import row_sums
+from ..guidance.engine.tensors import put, take, upcast
+from ..guidance.engine.vectors import dot
 from .noise_level import adds_noise
 
 COEFFICIENTS = {"paper": (5 / 6, 5 / 6, -2 / 3), "code": (0.625, 0.75, -0.375)}
@@ -122,11 +123,12 @@ class Accelerated(Denoiser):
         self._settings, self._readout = settings, readout
         self._past: list[_Past] = []
         self._guess: Tensor | None = None
-        self._left_out: set[int] = set()
         self._in_a_row = [0] * batch
         self._dtype: torch.dtype | None = None
 
-    def plan(self, step: Step, x: Tensor | None = None) -> dict[Branch, list[int]]:
+    def step(
+        self, step: Step, x: Tensor | None = None, left_out: Sequence[int] = ()
+    ) -> Conversation:
         """As of a ``Denoiser``; without x (B, ...) nothing is left out.
 
         Raises:
@@ -137,14 +139,12 @@ class Accelerated(Denoiser):
                 "skip is SADA and the scheduler evaluates several times in a step; allowed "
                 "is one evaluation a step, as by DDIM, Euler, DPM-Solver++ or UniPC"
             )
-        self._left_out = set() if x is None else self._decided(step, working(x.detach()))
+        omitted = set() if x is None else self._decided(step, upcast(x.detach()))
         for image in range(self.batch):
             run = self._in_a_row[image] + 1
-            self._in_a_row[image] = run if image in self._left_out else 0
-        return super().plan(step)
-
-    def _zeroed(self, step: Step) -> set[int]:
-        return super()._zeroed(step) | self._left_out
+            self._in_a_row[image] = run if image in omitted else 0
+        guided = yield from super().step(step, x, sorted({*left_out, *omitted}))
+        return self._filled(guided, sorted(omitted))
 
     def _decided(self, step: Step, x: Tensor) -> set[int]:
         """The images that are not evaluated at a step."""
@@ -159,31 +159,31 @@ class Accelerated(Denoiser):
         a, b, c = COEFFICIENTS[settings.coefficients]
         share = step.total / TRAINING_STEPS if settings.stride == "code" else 1.0
         self._guess = past[-1].x + share * (a * m0 + b * m1 + c * m2)
-        stable = (dot(x - self._guess, (m0 - m1) - (m1 - m2)) >= 0).tolist()
+        stable = (dot(x - self._guess, (m0 - m1) - (m1 - m2)) >= 0).values.tolist()
         return {
             image
             for image, calm in enumerate(stable)
             if calm and self._in_a_row[image] < settings.most
         }
 
-    def _combine(self, q: Query, answers: Answers) -> Guided:
-        guided = super()._combine(q, answers)
-        left_out, output, positive = sorted(self._left_out), guided.output, guided.positive
-        x = working(q.x.detach())
+    def _filled(self, guided: Guided, left_out: list[int]) -> Guided:
+        """With a guess where nothing was evaluated, and remembered for the guesses to come."""
+        output, positive, step = guided.output, guided.positive, guided.step
+        x = upcast(positive.x.detach())
         if left_out:
             whole = len(left_out) == self.batch
-            readout = self._readout(q.step) if whole else positive.readout
-            made = Prediction(take(x, left_out), self._made(q.step, x, left_out), Readout(0.0, 1.0))
+            readout = self._readout(step) if whole else positive.readout
+            made = Prediction(take(x, left_out), self._made(step, x, left_out), Readout(0.0, 1.0))
             said = made.output_as(readout) if readout.gain else made.output * 0
             assert self._dtype is not None
             said = said.to(self._dtype)
             output = said if whole else put(output, left_out, said)
-            positive = Prediction(q.x, output, readout)
-            guided = Guided(output, positive, guided.record)
+            positive = Prediction(positive.x, output, readout)
+            guided = Guided(output, positive, guided.record, row_sums(output), step)
         self._dtype = output.dtype
-        evaluated = [image not in self._left_out for image in range(self.batch)]
-        clean = working(guided.x0.detach())
-        self._past.append(_Past(q.step, x, clean, evaluated))
+        evaluated = [image not in left_out for image in range(self.batch)]
+        clean = upcast(guided.x0.detach())
+        self._past.append(_Past(step, x, clean, evaluated))
         settings = self._settings
         del self._past[: -settings.nodes * (settings.interval + settings.most)]
         return guided

@@ -14,7 +14,7 @@ from ...guidance import Constant, Guider, Negative, Prediction, Query, Reference
 from ...guidance.calibration.profile import LEVELS, SPACES, Gap, Track, reference_key
 from ...guidance.engine.levels import Step
 from ...guidance.engine.state import Rows
-from ...guidance.engine.vectors import cosine
+from ...guidance.engine.vectors import Number, Numbers, Vector, cosine, norm
 from ...pipelines import guided
 from ...pipelines.generation.generate import sample
 from ...pipelines.generation.settings import Settings
@@ -68,10 +68,10 @@ class _Seen(Term):
         self.scale, self.reference, self.see = Constant(2.0), reference, see
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
         self.see(q, positive, reference)
-        return torch.zeros_like(positive.x0)
+        return 0 * (positive - reference)
 
     def __str__(self) -> str:
         return f"a look at the {self.reference}"
@@ -86,18 +86,18 @@ class _Differences:
 
     def add(self, q: Query, c: Prediction, r: Prediction) -> None:
         level, figures = q.step.level, self.figures
-        gap = c.minus(r).detach()
-        self.gaps.append(gap)
+        gap = c - r
+        self.gaps.append(gap.tensor().detach())
         known = 0 < q.step.sigma < NO_SIGNAL
-        eps = cosine(c.eps(level), r.eps(level)) if known else torch.full((len(gap),), math.nan)
-        size = [p.x0.flatten(1).norm(dim=1) for p in (c, r)]
+        unknown = Numbers(torch.full((len(q.x),), math.nan))
         for name, value in (
             ("cosine", cosine(c.x0, r.x0)),
-            ("cosine_eps", eps),
+            ("cosine_eps", cosine(c.eps(level), r.eps(level)) if known else unknown),
             ("parallel", cosine(gap, c.x0)),
-            ("norm_ratio", size[0] / size[1].clamp_min(1e-30)),
+            ("norm_ratio", norm(c.x0) / norm(r.x0)),
         ):
-            figures[name].append(value.cpu().double())  # not every device has float64
+            values = value.values.detach()
+            figures[name].append(values.cpu().double())  # not every device has float64
 
 
 class Recorder:
@@ -126,7 +126,7 @@ class Recorder:
         def see(place: int, q: Query, c: Prediction, r: Prediction) -> None:
             sides[place].add(q, c, r)
             if place == 0:
-                clean.append(c.x0.detach())
+                clean.append(c.x0.tensor().detach())
                 if self._look is not None:
                     self._look(q.step, clean[-1] + (scale - 1) * sides[0].gaps[-1])
 

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ...guidance import Guider
-from ...guidance.engine.denoiser import NotFiniteError
 from ...guidance.engine.files import write
+from ...guidance.engine.finite import NotFiniteError
 from ...pipelines.language.ranges import Space
 from ..metrics.bootstrap import Estimate
 from ..metrics.estimates import Figure

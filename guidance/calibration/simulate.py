@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..engine.config import reject
-from ..engine.denoiser import Denoiser, Requests
+from ..engine.denoiser import Denoiser
 from ..engine.guider import Term
 from ..engine.levels import Readout, Step
 from ..engine.predictions import Prediction, Query
-from ..engine.reference import NEGATIVE, POSITIVE, Branch, Negative, Reference
+from ..engine.reference import NEGATIVE, POSITIVE, Asked, Branch, Negative, Reference
 from ..engine.scale import Constant, Custom, Gate, PerImage, Scale, as_scale
 from ..engine.state import State
 from ..scales.adaptive import Adaptive
@@ -235,7 +235,7 @@ class View:
             q = Query(torch.zeros_like(positive), step)
 
             def network(
-                q: Query, requests: Requests, here: dict[Branch, Tensor] = here
+                q: Query, requests: Asked, here: dict[Branch, Tensor] = here
             ) -> dict[Branch, Prediction]:
                 read = Readout(0.0, 1.0)
                 return {b: Prediction(q.x, here[b], read).rows(r) for b, r in requests.items()}

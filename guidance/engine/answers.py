@@ -10,15 +10,23 @@ from torch import Tensor
 from .levels import Readout
 from .predictions import Prediction, Query
 from .reference import Branch
-from .vectors import put
+from .tensors import put
 
 
 class Answers:
-    """Predictions by branch; each may have come in several parts."""
+    """Predictions by branch; each may have come in several parts.
+
+    Attributes:
+        unasked: the images for which a branch was evaluated though nobody had asked yet.
+        again: images that were given one more evaluation each.
+    """
 
     def __init__(self) -> None:
         self._images: dict[Branch, list[int]] = {}
         self._predictions: dict[Branch, Prediction] = {}
+        self._parts: dict[tuple[Branch, tuple[int, ...]], Prediction] = {}
+        self.unasked: dict[Branch, list[int]] = {}
+        self.again: list[int] = []
 
     def add(
         self, requests: Mapping[Branch, Sequence[int]], said: Mapping[Branch, Prediction]
@@ -33,8 +41,14 @@ class Answers:
                     torch.cat([before.x, prediction.x]),
                     torch.cat([before.output, prediction.output]),
                     before.readout,
+                    {
+                        name: torch.cat([v, prediction.inner[name]])
+                        for name, v in before.inner.items()
+                        if name in prediction.inner
+                    },
                 )
             self._images[branch], self._predictions[branch] = images, prediction
+            self._parts = {}
 
     @property
     def asked(self) -> list[Branch]:
@@ -51,11 +65,14 @@ class Answers:
 
     def of(self, branch: Branch, images: Sequence[int]) -> Prediction:
         """A branch's prediction of some images, which must have been asked for."""
-        there = self._images[branch]
+        there, key = self._images[branch], (branch, tuple(images))
         if there == list(images):
             return self._predictions[branch]
-        place = {image: row for row, image in enumerate(there)}
-        return self._predictions[branch].rows([place[image] for image in images])
+        if key not in self._parts:
+            place = {image: row for row, image in enumerate(there)}
+            rows = [place[image] for image in images]
+            self._parts[key] = self._predictions[branch].rows(rows)
+        return self._parts[key]
 
     def all(self, branch: Branch, batch: int, q: Query) -> Prediction:
         """A branch's prediction of the whole batch; its output is 0 where it was not asked for."""

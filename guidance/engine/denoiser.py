@@ -3,95 +3,89 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .answers import Answers
+from .bound import BoundGuider, BoundTerm, Change
 from .config import intents
 from .context import Context
-from .guider import Gradient, Guider, Term
+from .finite import Checks, row_sums
+from .guider import Gradient, Guider
 from .levels import Step
 from .noise import Noise
 from .predictions import Prediction, Query
-from .record import Diagnosis, Record
-from .reference import NEGATIVE, POSITIVE, Branch
+from .record import CosinesOfTerm, Diagnosis, Record
+from .reference import NEGATIVE, POSITIVE, Asked, Branch
 from .state import State
-from .vectors import cosine, differentiable, per_image, put, take, working
+from .tensors import differentiable, put, take
 
+Network = Callable[[Query, Asked], Mapping[Branch, Prediction]]
+"""``network(query, asked)`` evaluates each branch for the images asked for.
 
-class NotFiniteError(RuntimeError):
-    """A prediction has NaN or infinite numbers."""
-
-
-Requests = Mapping[Branch, Sequence[int]]
-Network = Callable[[Query, Requests], Mapping[Branch, Prediction]]
-"""``network(q, requests)`` evaluates each branch for the images asked for.
-
-``requests`` maps a branch to ascending image numbers; the answer maps it to a ``Prediction`` of
+``asked`` maps a branch to ascending image numbers; the answer maps it to a ``Prediction`` of
 those rows. All of them can be one forward.
 """
 
 
 @dataclass(frozen=True)
+class Requests:
+    """What a step asks to be evaluated.
+
+    Attributes:
+        branches: the images for which each branch is needed.
+        at_most: those, and what may be asked for once the positive prediction is known.
+        blank: the images whose output is zero at this step; they are asked for nothing.
+        through_network: is the positive branch to be evaluated with gradients?
+        positive_as: by image, what is to be evaluated in place of the positive branch, if anything.
+        changes_embedding: is the positive branch to be told ``embedding(...)``?
+        embedding: what the network is told in place of the positive condition's: ``(x, name,
+            embedding, images)`` to the new one; x (B, ...) are the latents of the whole batch,
+            ``name`` that of the argument, the embedding (images, ...).
+    """
+
+    branches: dict[Branch, list[int]]
+    at_most: dict[Branch, list[int]] = field(default_factory=dict)
+    blank: list[int] = field(default_factory=list)
+    through_network: bool = False
+    positive_as: Mapping[int, Branch] = field(default_factory=dict)
+    changes_embedding: bool = False
+    embedding: Callable[[Tensor, str, Tensor, Sequence[int]], Tensor] | None = None
+
+    def evaluated_as(self, branch: Branch, images: Sequence[int]) -> dict[Branch, list[int]]:
+        """What to evaluate for a branch of these images: itself, but for ``positive_as``."""
+        found: dict[Branch, list[int]] = {}
+        for image in images:
+            other = self.positive_as.get(image, branch) if branch == POSITIVE else branch
+            found.setdefault(other, []).append(image)
+        return found
+
+
+@dataclass(frozen=True)
 class Guided:
-    """The answer to a query: the guided network output (B, ...) in the network's own type."""
+    """The answer to a query.
+
+    Attributes:
+        output: the guided network output (B, ...), in the network's own type.
+        sums: of its rows, (B,).
+    """
 
     output: Tensor
     positive: Prediction
     record: Record
+    sums: Tensor
+    step: Step
 
     @property
     def x0(self) -> Tensor:
-        p = self.positive
-        return p.readout.x0(p.x, self.output)
+        """The guided clean image (B, ...), in at least float32."""
+        return self.positive.readout.x0(self.positive.x, self.output)
 
 
-@dataclass
-class _Slot:
-    """A term acting on the images ``rows`` of the batch."""
-
-    term: Term
-    rows: list[int]
-    state: State
-    scales: list[float] = field(default_factory=list)
-    asked: dict[Branch, list[int]] = field(default_factory=dict)  # positions within ``rows``
-    gains: list[float] = field(default_factory=list)
-
-    @property
-    def active(self) -> list[int]:
-        """Positions within ``rows`` that are guided at this step."""
-        off = self.term.off
-        return [i for i, scale in enumerate(self.scales) if scale != off and self.gains[i] != 0]
-
-    def scale(self, position: int) -> float:
-        """With what the reference makes of it."""
-        scale, gain, off = self.scales[position], self.gains[position], self.term.off
-        return scale if gain == 1 else off + (scale - off) * gain
-
-    def images(self, positions: Sequence[int]) -> list[int]:
-        return [self.rows[position] for position in positions]
-
-    def read_scales(self, step: Step) -> None:
-        when = self.term.when
-        scales = when.at(step, self.state)
-        if not isinstance(scales, list) or len(scales) != len(self.rows):
-            raise ValueError(
-                f"{type(when).__name__}.at gave {scales!r}; allowed is a list of "
-                f"{len(self.rows)} numbers, one for each image"
-            )
-        self.scales = scales
-
-
-@dataclass
-class _Group:
-    """A guider for the images ``rows`` of the batch."""
-
-    guider: Guider
-    rows: list[int]
-    slots: list[_Slot]
+Conversation = Generator[Requests, tuple[Query, Answers], Guided]
 
 
 class Denoiser:
@@ -104,6 +98,8 @@ class Denoiser:
         context: what methods may ask of the pipeline.
         diagnose: evaluate the negative branch at every step and keep a ``Diagnosis``; what is
             evaluated for that alone is not counted.
+        cosines: keep each term's cosine of both predictions, which takes a few operations more;
+            where a scale looks at it, as ``Adaptive`` does, it is kept anyway.
 
     Raises:
         ValueError: the number of guiders does not divide the batch.
@@ -115,6 +111,7 @@ class Denoiser:
         batch: int,
         context: Context | None = None,
         diagnose: bool = False,
+        cosines: bool = False,
     ) -> None:
         listed = [guiders] if isinstance(guiders, Guider) else list(guiders)
         share, rest = divmod(batch, len(listed))
@@ -129,316 +126,216 @@ class Denoiser:
                 "allowed after resolve(guider, profile, steps)"
             )
         self.batch = batch
-        self._diagnose, self._noise = diagnose, Noise(context)
-        self._groups = []
-        self._step: Step | None = None
-        self._blank: set[int] = set()
-        self._number = -1  # of the solver step
-        self._paid: dict[Branch, set[int]] = {}
-        self._again: list[int] = []
-        self._outer = False
-        self._pending: tuple[Step, list[tuple[str, Tensor]]] | None = None
+        self._diagnose, self._cosines = diagnose, cosines or diagnose
+        self._noise, self._checks = Noise(context), Checks()
+        self._solver_step = -1
+        self._counted: dict[Branch, set[int]] = {}  # evaluations, but for a diagnosis alone
+        self._guiders = []
         for number, guider in enumerate(listed):
             rows = list(range(number * share, (number + 1) * share))
-            slots = [
-                _Slot(term, rows, State(share, term.off, rows, context)) for term in guider.terms
+            terms = [
+                BoundTerm(term, rows, State(share, term.off, rows, context))
+                for term in guider.terms
             ]
             # Gradients come last: they see what the other terms do.
-            slots.sort(key=lambda slot: isinstance(slot.term, Gradient))
-            self._groups.append(_Group(guider, rows, slots))
+            terms.sort(key=lambda bound: isinstance(bound.term, Gradient))
+            states = [State(share, 1.0, rows, context) for _ in guider.posts]
+            self._guiders.append(BoundGuider(guider, rows, terms, states))
 
     @property
-    def _slots(self) -> list[_Slot]:
-        return [slot for group in self._groups for slot in group.slots]
+    def _terms(self) -> list[BoundTerm]:
+        return [bound for guider in self._guiders for bound in guider.terms]
 
     def memory(self) -> dict[str, Tensor]:
         """What the methods keep from step to step, by name: tensors with a row for each image."""
-        return {name: kept for slot in self._slots for name, kept in slot.state.all().items()}
+        return {
+            name: tensor
+            for guider in self._guiders
+            for state in (*(bound.state for bound in guider.terms), *guider.states)
+            for name, tensor in state.all().items()
+        }
 
-    def plan(self, step: Step, x: Tensor | None = None) -> dict[Branch, list[int]]:
-        """The images for which each branch will be asked at this step, before any network call.
+    def __call__(self, query: Query, network: Network) -> Guided:
+        """One guided step of a network.
 
-        The later stages of a solver step keep the decision of the first. Images whose output is
-        zero at this step are asked for nothing.
+        Args:
+            query: latents (B, ...) as the network sees them, and the step.
+            network: see ``Network``.
+        """
+        answers, conversation = Answers(), self.step(query.step, query.x)
+        requests = next(conversation)
+        query = query.watched() if requests.through_network else query
+        while True:
+            asked: dict[Branch, list[int]] = {}
+            stands_for = {}
+            for branch, images in requests.branches.items():
+                for other, rows in requests.evaluated_as(branch, images).items():
+                    asked[other], stands_for[other] = rows, branch
+            if asked:
+                with differentiable(query.watch is not None):
+                    said = network(query, asked)
+                for other, prediction in said.items():
+                    branch = stands_for[other]
+                    answers.add({branch: asked[other]}, {branch: prediction})
+            try:
+                requests = conversation.send((query, answers))
+            except StopIteration as done:
+                return done.value
+
+    def step(
+        self, step: Step, x: Tensor | None = None, left_out: Sequence[int] = ()
+    ) -> Conversation:
+        """One guided step: yields what to evaluate, is sent the answers, returns the output.
+
+        Whoever drives it evaluates what is asked for, as it likes, and sends the query and all
+        answers so far, until there is nothing more to ask.
 
         Args:
             x: the latents (B, ...), where they are known already; acceleration looks at them.
+            left_out: images that are not evaluated; their output is zero.
 
         Raises:
-            NotFiniteError: the evaluation before gave a number that is not finite.
+            NotFiniteError: an evaluation before gave a number that is not finite.
         """
-        self.finish()
-        self._number += step.stage == 0 or self._number < 0
-        self._step, self._blank = step, self._zeroed(step)
-        blank = self._blank
-        wanted: dict[Branch, set[int]] = {POSITIVE: set(range(self.batch)) - blank}
-        for slot in self._slots:
-            slot.state.begin(step)
-            if step.stage == 0 or not slot.scales:
-                slot.read_scales(step)
-            reference, off = slot.term.reference, slot.term.off
-            on = [scale for scale in slot.scales if scale != off]
-            if reference is not None and not reference.admits(step, on):
-                slot.scales = [off] * len(slot.rows)
-            slot.gains = [0.0 if image in blank else 1.0 for image in slot.rows]
-            slot.asked = {}
-            if slot.active and reference is not None:
-                asked = reference.asks(step, slot.state, slot.active)
-                slot.asked = {branch: list(rows) for branch, rows in asked.items() if rows}
-                for branch, positions in slot.asked.items():
-                    wanted.setdefault(branch, set()).update(slot.images(positions))
-        self._paid, self._again = {branch: set(images) for branch, images in wanted.items()}, []
+        requests = self.plan(step, left_out)
+        query, answers = yield requests
+        if more := self._follow(query, answers):
+            query, answers = yield Requests(more)
+        return self._combine(requests, query, answers)
+
+    def plan(self, step: Step, left_out: Sequence[int] = ()) -> Requests:
+        """What a step asks for, before any network call.
+
+        The later stages of a solver step keep the decision of the first.
+        """
+        self._checks.look()
+        self._solver_step += step.stage == 0 or self._solver_step < 0
+        blank = set(left_out) | {
+            row
+            for guider in self._guiders
+            if any(p.blank(step, self._solver_step) for p in guider.guider.prepares)
+            for row in guider.rows
+        }
+        everyone = set(range(self.batch)) - blank
+        wanted: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
+        most: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
+        for guider in self._guiders:
+            for state in guider.states:
+                state.begin(step)
+        for needed, at_most in (pair for bound in self._terms for pair in bound.plan(step, blank)):
+            _add(wanted, needed)
+            _add(most, needed)
+            _add(most, at_most)
+        self._counted = {branch: set(images) for branch, images in wanted.items()}
         if self._diagnose:
-            wanted.setdefault(NEGATIVE, set()).update(set(range(self.batch)) - blank)
-        return {branch: sorted(images) for branch, images in wanted.items()}
-
-    def most(self, requests: Requests) -> dict[Branch, list[int]]:
-        """What ``plan`` asked for, and what may be once the positive prediction is known."""
-        assert self._step is not None, "there was no plan"
-        most = {branch: list(images) for branch, images in requests.items()}
-        for slot in self._slots:
-            if slot.active and slot.term.reference is not None:
-                asked = slot.term.reference.most(self._step, slot.state, slot.active)
-                for branch, positions in asked.items():
-                    most[branch] = sorted({*most.get(branch, ()), *slot.images(positions)})
-        return most
-
-    def pay(self, branch: Branch, images: Sequence[int], again: bool = False) -> None:
-        """Count evaluations that were not planned, or that were made ``again``; once each."""
-        if again:
-            self._again += images
-        else:
-            self._paid.setdefault(branch, set()).update(images)
-
-    @property
-    def blank(self) -> list[int]:
-        """The images whose output is zero at the step that was planned."""
-        return sorted(self._blank)
-
-    @property
-    def through_network(self) -> bool:
-        """Will a term of the step that was planned differentiate what the network says?"""
-        return any(
-            slot.active and isinstance(slot.term, Gradient) and slot.term.through_network
-            for slot in self._slots
+            wanted.setdefault(NEGATIVE, set()).update(everyone)
+        return Requests(
+            _ordered(wanted),
+            _ordered(most),
+            sorted(blank),
+            any(
+                bound.active and isinstance(bound.term, Gradient) and bound.term.through_network
+                for bound in self._terms
+            ),
+            {
+                row: branch
+                for guider in self._guiders
+                if (branch := guider.positive(step)) is not None
+                for row in guider.rows
+            },
+            any(p.tells for guider in self._guiders for p in guider.guider.prepares),
+            lambda x, name, embedding, images: self._told(x, step, name, embedding, images),
         )
 
-    def tell(
-        self, x: Tensor, step: Step, name: str, embedding: Tensor, images: Sequence[int]
-    ) -> Tensor:
-        """What the network is told in place of the positive condition's ``embedding``.
-
-        Args:
-            x: the latents (B, ...) of the whole batch.
-            name: the argument's.
-            embedding: (images, ...).
-            images: whose it is.
-        """
-        for group in self._groups:
-            chosen = [i for i, image in enumerate(images) if image in group.rows]
-            for number, prepare in enumerate(group.guider.prepares):
-                if prepare.tells and chosen:
-                    part = take(embedding, chosen)
-                    noise = self._noise.like(
-                        part, x, [images[i] for i in chosen], f"{name} {number} {self._number}"
-                    )
-                    embedding = put(embedding, chosen, prepare.tell(step, part, noise))
-        return embedding
-
-    @property
-    def tells(self) -> bool:
-        """Does ``tell`` ever change anything?"""
-        return any(prepare.tells for group in self._groups for prepare in group.guider.prepares)
-
-    def __call__(self, q: Query, network: Network) -> Guided:
-        """Evaluate what the plan asks for, and combine it.
-
-        Args:
-            q: latents (B, ...) as the network sees them, and the step.
-            network: see ``Network``.
-        """
-        requests = self.plan(q.step, q.x)
-        if self.through_network:
-            q = q.watched()
-        answers = Answers()
-        with differentiable(q.watch is not None):
-            if wanted := {branch: rows for branch, rows in requests.items() if rows}:
-                answers.add(wanted, network(q, wanted))
-            if more := self.follow(q, answers):
-                answers.add(more, network(q, more))
-        return self.combine(q, answers)
-
-    def follow(self, q: Query, answers: Answers) -> dict[Branch, list[int]]:
-        """What else is needed, now that the positive prediction is known; what ``plan`` asked for
-        is not in it."""
+    def _follow(self, query: Query, answers: Answers) -> dict[Branch, list[int]]:
+        """What else is needed, now that the positive prediction is known."""
         wanted: dict[Branch, set[int]] = {}
-        for slot in self._slots:
-            reference, active = slot.term.reference, slot.active
-            if not active or reference is None or not reference.needs_positive:
-                continue
-            images = slot.images(active)
-            positive = answers.of(POSITIVE, images)
-            told = reference.follow(q.rows(images), positive, slot.state.view(active))
-            for branch, rows in told.asked.items():
-                positions = [active[row] for row in rows]
-                slot.asked.setdefault(branch, []).extend(positions)
-                self.pay(branch, slot.images(positions))
-                there = set(answers.images(branch))
-                missing = {i for i in slot.images(positions) if i not in there}
-                if missing:
-                    wanted.setdefault(branch, set()).update(missing)
-            if told.gains is not None:
-                for position, gain in zip(active, told.gains, strict=True):
-                    slot.gains[position] = float(gain)
-        return {branch: sorted(images) for branch, images in wanted.items()}
+        for asked in (asked for bound in self._terms for asked in bound.follow(query, answers)):
+            _add(self._counted, asked)
+            for branch, images in asked.items():
+                if missing := set(images) - set(answers.images(branch)):
+                    _add(wanted, {branch: sorted(missing)})
+        return _ordered(wanted)
 
-    def combine(self, q: Query, answers: Answers) -> Guided:
-        """What is left to do where the answers to a step's plan came one by one.
-
-        Args:
-            q: as for a call.
-            answers: for each branch that was asked for, the predictions of its images.
-        """
-        # Does somebody differentiate through the run? Then the graph is theirs as well.
-        self._outer = torch.is_grad_enabled()
-        with differentiable(q.watch is not None):
-            return self._combine(q, answers)
-
-    def _combine(self, q: Query, answers: Answers) -> Guided:
-        watched = answers.all(POSITIVE, self.batch, q)
-        # Only gradients need the graph of this step; what others keep of it would keep all of it.
-        graph = q.watch is None or self._outer
-        positive = watched if graph else watched.detach()
-        cosines: list[Tensor] = []
-        checks = [
-            (f"the network's {branch} prediction", answers.raw(branch)) for branch in answers.asked
-        ]
-        output = positive.output
-        for group in self._groups:
-            total: Tensor | None = None
-            touched: set[int] = set()
-            unknown = torch.full((len(group.rows),), math.nan, device=q.x.device)
-            by_term: list[Tensor] = []
-            for slot in group.slots:
-                by_term.append(unknown)
-                if not (active := slot.active):
-                    continue
-                images = slot.images(active)
-                seen, p = q.rows(images), positive.rows(images)
-                state = slot.state.view(active)
-                if slot.term.reference is None:
-                    p = watched.rows(images)
-                    r = p if total is None else _moved(p, take(total, active))
-                else:
-                    place = {position: row for row, position in enumerate(active)}
-                    parts = {
-                        branch: [(place[i], slot.rows[i]) for i in where if i in place]
-                        for branch, where in slot.asked.items()
-                    }
-                    answer = answers.assemble(p, parts)
-                    answer = answer if graph else answer.detach()
-                    r = slot.term.reference.read(seen, p, answer, state)
-                    slot.term.when.observe(seen, p, r, state)
-                    similar = cosine(p.x0.detach(), r.x0.detach()).to(unknown.dtype)
-                    by_term[-1] = put(unknown, active, similar)
-                scales = [slot.scale(i) for i in active]
-                delta = slot.term.delta(seen, p, r, per_image(scales, working(seen.x)), state)
-                if not isinstance(delta, Tensor) or delta.shape != p.output.shape:
-                    what = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
-                    raise ValueError(
-                        f"{type(slot.term).__name__}.delta gave {what}; allowed is a tensor of "
-                        f"shape {tuple(p.output.shape)}"
-                    )
-                checks.append((f"what {slot.term} makes of it", delta))
-                if total is None:
-                    total = delta.new_zeros((len(group.rows), *delta.shape[1:]))
-                total = put(total, active, take(total, active) + delta)
-                touched.update(active)
-            cosines.append(torch.stack(by_term, dim=1))
-            if total is not None:
-                local = sorted(touched)
-                images = [group.rows[i] for i in local]
-                new = self._finish(
-                    q.rows(images), positive.rows(images), take(total, local), group.guider
+    def _combine(self, requests: Requests, query: Query, answers: Answers) -> Guided:
+        """The guided output of what was answered."""
+        # Only gradients need the graph of this step, unless somebody differentiates through the
+        # run: what others keep of it would keep all of it.
+        graph = query.watch is None or torch.is_grad_enabled()
+        with differentiable(query.watch is not None):
+            watched = answers.all(POSITIVE, self.batch, query)
+            positive = watched if graph else watched.detach()
+            output, changes = positive.output, []
+            # Where the noise level is zero, x0 does not depend on the output.
+            for guider in self._guiders if positive.readout.gain else []:
+                images, guided, changed = guider.guide(
+                    query, positive, watched, answers, self._cosines
                 )
-                output = put(output, images, new)
-        if self._blank:
-            blank = sorted(self._blank)
-            output = put(output, blank, torch.zeros_like(take(output, blank)))
-        self._watch(q.step, [*checks, ("the guided prediction", output)])
-        return Guided(output, positive, self._record(q, answers, output, cosines))
+                output = output if guided is None else put(output, images, guided)
+                changes += changed
+            if requests.blank:
+                zeros = torch.zeros_like(take(output, requests.blank))
+                output = put(output, requests.blank, zeros)
+        sums = row_sums(output)
+        self._checks.add(query.step, sums, lambda: _blame(answers, changes))
+        record = self._record(requests, query, answers, output, changes)
+        return Guided(output, positive, record, sums, query.step)
 
     def finish(self) -> None:
-        """Look at the numbers of the evaluation before.
+        """Look at the numbers of the evaluations so far; call it after the last one.
 
-        That is done an evaluation late, so that a GPU need not wait; call it after the last one.
+        ``plan`` looks at what has come from the device meanwhile, so that nobody waits for it.
 
         Raises:
             NotFiniteError: one of them is not finite; it names the step and what gave it.
         """
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        step, checks = pending
-        finite = torch.stack([good for _, good in checks]).tolist()
-        for (what, _), good in zip(checks, finite, strict=True):
-            if not good:
-                raise NotFiniteError(
-                    f"{what} at step {step.index} (sigma {step.sigma:.4g}) has NaN or infinite "
-                    "numbers; the run is stopped"
-                )
+        self._checks.look(wait=True)
 
-    def _watch(self, step: Step, checks: Sequence[tuple[str, Tensor]]) -> None:
-        device = checks[0][1].device
-        flags = [(what, value.detach().isfinite().all().to(device)) for what, value in checks]
-        self._pending = step, flags
+    def _told(
+        self, x: Tensor, step: Step, name: str, embedding: Tensor, images: Sequence[int]
+    ) -> Tensor:
+        """The positive condition's ``embedding`` as the guiders change it, see ``Requests``."""
+        for guider in self._guiders:
+            chosen = [i for i, image in enumerate(images) if image in guider.rows]
+            for number, prepare in enumerate(guider.guider.prepares):
+                if prepare.tells and chosen:
+                    part = take(embedding, chosen)
+                    mine = [images[i] for i in chosen]
+                    of = f"{name} {number} {self._solver_step}"
+                    noise = self._noise.like(part, x, mine, of)
+                    embedding = put(embedding, chosen, prepare.tell(step, part, noise))
+        return embedding
 
-    def _zeroed(self, step: Step) -> set[int]:
-        """The images whose output is zero at this step."""
-        return {
-            row
-            for group in self._groups
-            if any(prepare.blank(step, self._number) for prepare in group.guider.prepares)
-            for row in group.rows
-        }
-
-    def _record(self, q: Query, answers: Answers, output: Tensor, cosines: list[Tensor]) -> Record:
-        scales = [
-            tuple(slot.scale(i) for slot in group.slots)
-            for group in self._groups
-            for i in range(len(group.rows))
-        ]
-        acting = {image for slot in self._slots for image in slot.images(slot.active)}
+    def _record(
+        self,
+        requests: Requests,
+        query: Query,
+        answers: Answers,
+        output: Tensor,
+        changes: Sequence[Change],
+    ) -> Record:
+        everyone, step = range(self.batch), query.step
+        acting = {image for bound in self._terms for image in bound.images(bound.active)}
+        counted = self._counted
+        _add(counted, answers.unasked)
         diagnosis = None
-        everyone = range(self.batch)
         if self._diagnose and answers.images(POSITIVE):
-            c, u = answers.all(POSITIVE, self.batch, q), answers.all(NEGATIVE, self.batch, q)
-            diagnosis = Diagnosis.of(q.step, c, u, output, sorted(self._blank))
-        evaluations = [
-            sum(i in paid for paid in self._paid.values()) + self._again.count(i) for i in everyone
-        ]
+            c, u = (answers.all(b, self.batch, query) for b in (POSITIVE, NEGATIVE))
+            diagnosis = Diagnosis.of(step, c, u, output, requests.blank)
         return Record(
-            q.step.index, q.step.stage, q.step.sigma, scales, evaluations, cosines,
-            [image in acting for image in everyone], diagnosis,
-        )  # fmt: skip
-
-    @staticmethod
-    def _finish(q: Query, positive: Prediction, delta: Tensor, guider: Guider) -> Tensor:
-        """Back to the network's output, never through x0, so that a zero delta is exact."""
-        if not positive.readout.gain:  # at this level x0 does not depend on the output
-            return positive.output
-        guided = _moved(positive, delta)
-        for post in guider.posts:
-            guided = Prediction(q.x, post(q, positive, guided), positive.readout)
-        return guided.output.to(positive.output.dtype)
-
-
-def _moved(prediction: Prediction, delta: Tensor) -> Prediction:
-    """The prediction whose clean image is ``delta`` (B, ...) further."""
-    output = working(prediction.output)
-    if prediction.readout.gain:
-        output = output + delta / prediction.readout.gain
-    return Prediction(prediction.x, output, prediction.readout)
+            step.index,
+            step.stage,
+            step.sigma,
+            [
+                tuple(_number(bound.strength(place)) for bound in guider.terms)
+                for guider in self._guiders
+                for place in range(len(guider.rows))
+            ],
+            [sum(i in c for c in counted.values()) + answers.again.count(i) for i in everyone],
+            [[_cosines_of(bound, changes) for bound in guider.terms] for guider in self._guiders],
+            [image in acting for image in everyone],
+            diagnosis,
+        )
 
 
 def foresee(
@@ -449,4 +346,37 @@ def foresee(
     This is the most that a run can cost: what a guider learns can only make it ask for less.
     """
     denoiser = Denoiser(guiders, batch)
-    return [denoiser.most(denoiser.plan(step)) for step in steps]
+    return [denoiser.plan(step).at_most for step in steps]
+
+
+def _add(sets: dict[Branch, set[int]], asked: Asked) -> None:
+    for branch, images in asked.items():
+        sets.setdefault(branch, set()).update(images)
+
+
+def _ordered(sets: Mapping[Branch, set[int]]) -> dict[Branch, list[int]]:
+    return {branch: sorted(images) for branch, images in sets.items()}
+
+
+def _number(scale: float | Tensor) -> float:
+    """A scale for the record; of one for each pixel the mean, if the host has it."""
+    if not isinstance(scale, Tensor):
+        return scale
+    return float(scale.mean()) if scale.device.type == "cpu" else math.nan
+
+
+def _cosines_of(bound: BoundTerm, changes: Sequence[Change]) -> CosinesOfTerm:
+    """See ``Record.cosines``."""
+    change = next((c for c in changes if c.bound is bound), None)
+    return len(bound.rows), bound.active, None if change is None else change.cosine
+
+
+def _blame(answers: Answers, changes: Sequence[Change]) -> str:
+    """What of an evaluation is not finite."""
+    for branch in answers.asked:
+        if not bool(answers.raw(branch).isfinite().all()):
+            return f"the network's {branch} prediction"
+    for change in changes:
+        if not change.vector.is_finite():
+            return f"what {change.bound.term} makes of it"
+    return "the guided prediction"

@@ -10,9 +10,10 @@ from torch import Tensor
 from .config import Config, Stored, fields_of, reject
 from .levels import Step
 from .predictions import Prediction, Query
-from .reference import Negative, Reference
+from .reference import Branch, Negative, Reference
 from .scale import Scale, as_scale
 from .state import Rows
+from .vectors import Number, Vector
 
 
 class Guider(Stored):
@@ -110,23 +111,31 @@ class Term(Guider):
         return (self,)
 
     @property
+    def references(self) -> tuple[Reference, ...]:
+        """All references that ``delta`` is given; a term with several has its own of this."""
+        return () if self.reference is None else (self.reference,)
+
+    @property
     def when(self) -> Scale:
         """The scale, as ``__post_init__`` normalised it."""
         return self.scale
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector | Tensor:
         """The change of the clean image.
 
         Args:
             q: the latents (B, ...) and the step; only the images that are guided now.
-            positive, reference: the predictions (B, ...) for them.
-            scale: (B, 1, ..., 1), none of them ``off``.
+            positive, reference: the predictions (B, ...) for them, as vectors: ``positive -
+                reference`` is the gap of the clean images, ``x0`` the clean image, ``vector`` the
+                network's output. Of several ``references`` it is a tuple of their predictions.
+            scale: a number, or one for each image, none of them ``off``; or a tensor that
+                broadcasts with (B, ...), where the scale is a map.
             state: the method's memory of these images.
 
         Returns:
-            (B, ...), in x0 space, at least float32.
+            A vector, or a tensor (B, ...) of at least float32, in x0 space.
         """
         raise NotImplementedError
 
@@ -165,6 +174,11 @@ class Prepare(Config):
         """
         return False
 
+    def positive(self, step: Step) -> Branch | None:
+        """The branch that is evaluated in place of the positive one, such as ``Branch("positive",
+        change=..., beside="negative")``; ``None`` is the positive one."""
+        return None
+
     def tell(self, step: Step, embedding: Tensor, noise: Tensor) -> Tensor:
         """What the network is told in place of a condition's ``embedding`` (B, ...).
 
@@ -185,8 +199,14 @@ class Prepare(Config):
 class Post(Config):
     """What is done to the guided result. Subclasses are frozen dataclasses."""
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
-        """The new network output (B, ...) of the images that were guided at this step."""
+    def __call__(
+        self, q: Query, positive: Prediction, guided: Prediction, state: Rows
+    ) -> Vector | Tensor:
+        """The new network output (B, ...) of the images that were guided at this step.
+
+        Args:
+            state: the transform's memory of these images.
+        """
         raise NotImplementedError
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .vectors import working
+from .tensors import upcast
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Readout:
 
     def x0(self, x: Tensor, output: Tensor) -> Tensor:
         """The clean image, in at least float32; shapes as given, (B, ...)."""
-        return self.skip * working(x) + self.gain * working(output)
+        return self.skip * upcast(x) + self.gain * upcast(output)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from .levels import Step
 from .predictions import Prediction
-from .vectors import cosine, dot, put
+from .tensors import put, take
+from .vectors import TINY, cosine, dot, norm
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,23 +35,24 @@ class Diagnosis:
         cls, step: Step, c: Prediction, u: Prediction, guided: Tensor, unknown: Sequence[int] = ()
     ) -> Diagnosis:
         """Of two predictions and the guided output, all (B, ...); nan for images ``unknown``."""
-        gap, positive = c.minus(u).detach(), c.x0.detach()
-        change = Prediction(c.x, guided, c.readout).minus(c).detach()
-        length = dot(gap, gap)
-        tiny = torch.finfo(length.dtype).tiny
-        norms = [dot(d, d).sqrt() for d in (positive, u.x0.detach())]
+        c = c.detach()
+        u = u.detach().relative_to(c)
+        gap, along = c - u, c.x0
+        change = Prediction(c.x, guided.detach(), c.readout).relative_to(c)
+        length = dot(gap, gap).clamp(low=TINY)
         noise = math.isfinite(step.sigma) and step.level.sigma > 0
-        none = torch.full_like(length, math.nan)
+        nothing = length * math.nan
         values = {
-            "cosine": cosine(positive, u.x0.detach()),
-            "cosine_eps": cosine(c.eps(step.level), u.eps(step.level)).detach() if noise else none,
-            "parallel": cosine(gap, positive),
-            "gap": (length / gap[0].numel()).sqrt(),
-            "norm_ratio": norms[0] / norms[1].clamp_min(tiny),
-            "effective_scale": 1 + dot(change, gap) / length.clamp_min(tiny),
+            "cosine": cosine(along, u.x0),
+            "cosine_eps": cosine(c.eps(step.level), u.eps(step.level)) if noise else nothing,
+            "parallel": cosine(gap, along),
+            "gap": norm(gap) / math.sqrt(gap.shape[1:].numel()),
+            "norm_ratio": norm(along) / norm(u.x0),
+            "effective_scale": 1 - dot(c - change, gap) / length,
         }
         rows = list(unknown)
-        return cls({name: put(value, rows, none[rows]) for name, value in values.items()})
+        none = take(nothing.values, rows)
+        return cls({name: put(value.values, rows, none) for name, value in values.items()})
 
     def __repr__(self) -> str:
         """Means over images, of what is known of them."""
@@ -62,6 +63,10 @@ class Diagnosis:
         if name.startswith("_") or name not in self._values:
             raise AttributeError(f"Diagnosis has no {name!r}")
         return self._values[name].tolist()
+
+
+CosinesOfTerm = tuple[int, list[int], Tensor | None]
+"""How many images a term has, those of them that it guided, and their cosines if asked for."""
 
 
 @dataclass
@@ -80,15 +85,29 @@ class Record:
     sigma: float
     scales: list[tuple[float, ...]]
     evaluations: list[int]
-    _cosines: list[Tensor] = field(repr=False)  # of each guider (its images, its terms)
+    _cosines: list[list[CosinesOfTerm]] = field(repr=False)  # of each guider's terms
     _guided: list[bool] = field(repr=False)
     diagnosis: Diagnosis | None = None
 
     @property
     def cosines(self) -> list[tuple[float, ...]]:
         """For each image and each term of its guider, as in ``scales``, the cosine in x0 of the
-        positive prediction and the term's reference; nan where the term did not act or has none."""
-        return [tuple(image) for guider in self._cosines for image in guider.tolist()]
+        positive prediction and the term's reference.
+
+        nan where the term did not act or has no reference, and where nobody asked: a scale that
+        looks at it, ``cosines=True`` or ``diagnose=True``.
+        """
+        found: list[tuple[float, ...]] = []
+        for guider in self._cosines:
+            by_term = []
+            for images, positions, values in guider:
+                row = [math.nan] * images
+                known = [] if values is None else values.tolist()
+                for position, value in zip(positions, known, strict=False):
+                    row[position] = value
+                by_term.append(row)
+            found += zip(*by_term, strict=True)
+        return found
 
     @property
     def skipped(self) -> list[int]:

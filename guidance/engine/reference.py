@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from .config import Config
 from .context import Condition
@@ -18,17 +21,22 @@ class Branch:
     """A prediction one can ask for; equal branches are evaluated once and shared by all terms.
 
     Attributes:
-        condition: which of the pipeline's prompts, or another one.
+        condition: which of the pipeline's prompts, by name ("positive", "negative", or what else it
+            has), or another one.
         model: another network than the pipeline's, called with the same arguments; or its name,
             see ``WeakModel``.
         prediction_type: how that network's output is read; "" is like the pipeline's.
         change: what is done to the network for this prediction: a reference that perturbs it.
+        beside: a second condition, which ``change.apply`` is given too, see there.
+        elsewhere: what the network sees in place of the run's latents. Equal ones give the same.
     """
 
-    condition: Literal["positive", "negative"] | Condition
+    condition: str | Condition
     model: Callable[..., Any] | str | None = None
     prediction_type: str = ""
     change: Perturbation | None = None
+    beside: str | Condition | None = None
+    elsewhere: Latents | None = None
 
     def __str__(self) -> str:
         where = self.condition if isinstance(self.condition, str) else f"{self.condition.name!r}"
@@ -37,20 +45,27 @@ class Branch:
         return f"{where}{by if self.model is not None else ''}{changed}"
 
 
+class Latents:
+    """Base of other latents than the run's, such as those of an inverted trajectory."""
+
+    def at(self, x: Tensor, step: Step, images: Sequence[int]) -> Tensor:
+        """What the network sees for these images, at the noise level of the step.
+
+        Args:
+            x: what it would see, (images, ...).
+        """
+        raise NotImplementedError
+
+
 def name_of(model: Any) -> str:
     """A network, a function or a name, in a word."""
     return model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
 
 
 POSITIVE = Branch("positive")
-
-
 NEGATIVE = Branch("negative")
 
-
 Asked = Mapping[Branch, Sequence[int]]
-
-
 """For each branch the rows, of the images that a method is about, for which it is needed."""
 
 
@@ -121,6 +136,19 @@ class Perturbation(Reference):
 
     def branch(self) -> Branch:
         return Branch("positive", change=self)
+
+    def apply(self, network: Any, inputs: Any) -> AbstractContextManager[Any]:
+        """The network inside the ``with`` is changed; afterwards it is as it was.
+
+        The ``with`` may give a dictionary of tensors (rows, ...), which is filled inside, such as
+        by attention maps: they come back as the prediction's ``inner``.
+
+        Args:
+            network: the pipeline's denoiser.
+            inputs: what it is about to be called with, ``x``, ``args`` and ``kwargs``; of a branch
+                that has a second condition ``beside``, ``inputs.beside`` are the same with that.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,11 @@ class Scale(Config):
     """Base of the scales."""
 
     def at(self, step: Step, state: State) -> list[float]:
-        """The scale of each of the ``state.batch`` images, at a step not yet evaluated."""
+        """The scale of each of the ``state.batch`` images, at a step not yet evaluated.
+
+        An image's may be a tensor that broadcasts with its latents: a scale for each pixel or
+        frame. Such an image is always guided.
+        """
         raise NotImplementedError
 
     @property

@@ -15,7 +15,7 @@ from ..engine.levels import Step
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Asked, Branch, Follow, Reference
 from ..engine.state import Rows, State
-from ..engine.types import wide
+from ..engine.tensors import wide
 
 ANOTHER = Branch(Condition("another prompt"))
 
@@ -141,7 +141,7 @@ class Confusion(Reference):
     @torch.no_grad()
     def _look(self, positive: Prediction, every: tuple[Any, ...], state: Rows) -> None:
         """Ask the classifier, and keep for each row the class it is confused with and the gain."""
-        seen, prompts = positive.x0, state.prompts
+        seen, prompts = positive.x0.tensor(), state.prompts
         if self.space == "pictures":
             seen = state.context.decode(seen)
         classify = self.classifier

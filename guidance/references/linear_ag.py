@@ -18,7 +18,7 @@ from ..engine.levels import Level, Step
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import NEGATIVE, Asked, Branch, Reference
 from ..engine.state import Rows, State
-from ..engine.vectors import working
+from ..engine.tensors import upcast
 
 TRUE, ESTIMATE, NONE = "true", "estimate", "none"
 SPACES = ("eps", "x0", "output")
@@ -121,8 +121,8 @@ class Coefficients:
 def coordinates(prediction: Prediction, level: Level, space: str) -> Tensor:
     """A prediction (B, ...) in one of ``SPACES``, in at least float32."""
     if space == "eps":
-        return prediction.eps(level)
-    return prediction.x0 if space == "x0" else working(prediction.output)
+        return prediction.eps(level).tensor()
+    return prediction.x0.tensor() if space == "x0" else upcast(prediction.output)
 
 
 def factor(prediction: Prediction, level: Level, space: str) -> float:
@@ -217,7 +217,7 @@ class LinearAG(Reference):
                 if weight:
                     u = u + weight * past[:, place]
             change = factor(positive, level, fit.space) * (u - c)
-            output = working(positive.output) + change
+            output = upcast(positive.output) + change
             reference = Prediction(positive.x, output, positive.readout)
         state.set("past", torch.cat([torch.stack([c, u], 1), past], 1)[:, : 2 * fit.history])
         state.set("run", torch.stack([run + 1, torch.full_like(run, index + 1)], 1))

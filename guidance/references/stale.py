@@ -13,7 +13,7 @@ from ..engine.levels import Step
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Asked, Branch, Negative, Reference
 from ..engine.state import Rows, State
-from ..engine.vectors import expand, working
+from ..engine.tensors import append_dims, upcast
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Stale(Reference):
             return answer
         # How the difference in x0 goes with the one that is kept; sigma may be 0 or infinite.
         fades = {"eps": min(max(q.step.sigma, 1e-6), 1e6), "x0": 1.0, "output": gain}[self.keep]
-        gap = positive.minus(answer) / fades
+        gap = (positive - answer).tensor() / fades
         agreed = state.get("stale", gap.new_zeros(len(gap)))
-        now = agreement(q, positive, answer, self.space) >= self.threshold
-        stale = expand(agreed, gap).bool()
+        now = (agreement(q, positive, answer, self.space) >= self.threshold).values
+        stale = append_dims(agreed, gap).bool()
         gap = torch.where(stale, state.get("gap", torch.zeros_like(gap)), gap)
         state.set("gap", gap)
         state.set("stale", torch.maximum(agreed, now.to(agreed.dtype)))
-        guess = working(positive.output) - gap * (fades / gain)
+        guess = upcast(positive.output) - gap * (fades / gain)
         output = torch.where(stale, guess, answer.output_as(positive.readout))
         return Prediction(positive.x, output, positive.readout)
 

@@ -77,7 +77,7 @@ class Adaptive(Gate):
     def observe(self, q: Query, positive: Prediction, reference: Prediction, state: Rows) -> None:
         super().observe(q, positive, reference, state)
         similar = agreement(q, positive, reference, self.space)
-        state.set("agreed", (similar >= self.threshold).float())
+        state.set("agreed", (similar >= self.threshold).values.float())
 
     def __str__(self) -> str:
         if self.save is not None:

@@ -7,15 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import torch
-from torch import Tensor
-
 from ..engine.config import is_number, number, reject
 from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.vectors import dot, expand
+from ..engine.vectors import Number, Numbers, Vector, norm, project
 
 # The paper's radius for SDXL, 15 on latents of 4 x 128 x 128, for each element.
 SDXL_RMS = 15 / math.sqrt(4 * 128 * 128)
@@ -100,28 +97,18 @@ class APG(Term):
         )
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
-        gap = positive.minus(reference)
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
+        gap = positive - reference
         if self.momentum:
-            gap = gap + self.momentum * state.get("momentum", torch.zeros_like(gap))
-            state.set("momentum", gap)
-        radius = self.radius(gap[0].numel())
-        if radius:
-            gap = gap * expand(shrink(gap, radius), gap)
+            gap = state.set("momentum", gap + self.momentum * state.get("momentum", 0 * gap))
+        if radius := self.radius(gap.shape[1:].numel()):
+            gap = gap * shrink(gap, radius)
         if self.eta != 1:
-            gap = gap - (1 - self.eta) * parallel(gap, positive.x0)
+            gap = gap - (1 - self.eta) * project(gap, onto=positive.x0)
         return (scale - 1) * gap
 
 
-def shrink(vector: Tensor, radius: float) -> Tensor:
-    """``min(1, radius / |vector|)`` for each image (B, ...), (B,); 1 for the zero vector."""
-    squared = dot(vector, vector)  # clamped before the root, whose slope at 0 is infinite
-    return (radius / squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()).clamp_max(1.0)
-
-
-def parallel(vector: Tensor, axis: Tensor) -> Tensor:
-    """The projection of ``vector`` onto ``axis``, image by image (B, ...); 0 for a zero axis."""
-    length = dot(axis, axis)
-    share = dot(vector, axis) / length.clamp_min(torch.finfo(length.dtype).tiny)
-    return expand(share, vector) * axis
+def shrink(vector: Vector, radius: float) -> Numbers:
+    """``min(1, radius / |vector|)`` for each image; 1 for the zero vector."""
+    return (radius / norm(vector)).clamp(high=1.0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
+from ..engine.vectors import Number, Vector
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,6 @@ class CFG(Term):
     reference: Reference = Negative()
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
-        return (scale - 1) * positive.minus(reference)
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
+        return (scale - 1) * (positive - reference)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from ..engine.config import choice
 from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.vectors import expand
+from ..engine.vectors import Number, Numbers, Vector
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,19 @@ class CFGPlusPlus2M(Term):
     off: ClassVar[float] = -1.0  # no scale: at each of them both predictions are needed
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
-        gap, u = positive.minus(reference), reference.x0
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
+        gap, u = positive - reference, reference.x0
         sigma, after = q.step.sigma, q.step.next_sigma
         share = after / sigma if math.isfinite(sigma) else 0.0
         change = (scale / (1 - share) - 1) * gap
-        before = state.get("sigma", u.new_zeros(len(u)))
+        nowhere = Numbers(torch.zeros(len(q.x), dtype=torch.float64, device=q.x.device))
+        before = state.get("sigma", nowhere)
         if share and state.has("sigma"):
             ratio = (before / sigma).log() / math.log(1 / share)  # r; infinite after pure noise
-            weight = torch.where(before > 0, 1 / (2 * ratio), torch.zeros_like(ratio))
+            weight = (1 / (2 * ratio)).where(before > 0, 0.0)
             now = u + scale * gap if self.correction == "guided" else u
-            change = change + expand(weight, u) * (now - state.get("u", u))
-        state.set("sigma", torch.full_like(before, sigma))
+            change = change + weight * (now - state.get("u", u))
+        state.set("sigma", nowhere + sigma)
         state.set("u", u)
         return change

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.vectors import dot, expand, working
+from ..engine.vectors import Number, Vector, project
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,7 @@ class CFGZeroStar(Term):
     reference: Reference = Negative()
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
-        c, u = working(positive.output), reference.output_as(positive.readout)
-        length = dot(u, u)
-        share = dot(c, u) / length.clamp_min(torch.finfo(length.dtype).tiny)
-        return positive.readout.gain * (scale - 1) * (c - expand(share, u) * u)
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
+        c, u = positive.vector, reference.vector
+        return positive.readout.gain * (scale - 1) * (c - project(c, onto=u))

@@ -15,7 +15,8 @@ from ..engine.levels import Step
 from ..engine.predictions import Prediction, Query
 from ..engine.scale import ScaleLike
 from ..engine.state import Rows
-from ..engine.vectors import differentiable, leaf_of, working
+from ..engine.tensors import differentiable, leaf_of, upcast
+from ..engine.vectors import Number, Vector
 from .scores import checked, in_x0
 
 LogProb = Callable[[Tensor, Step, Sequence[Any]], Tensor]
@@ -48,14 +49,14 @@ class ClassifierGuidance(Gradient):
             raise reject(self, "log_prob", self.log_prob, "a function of (x, step, prompts)")
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
         assert self.log_prob is not None
         with differentiable():
-            x = leaf_of(working(q.x))
+            x = leaf_of(upcast(q.x))
             value = checked(self, self.log_prob(x, q.step, state.prompts), len(x))
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return scale * in_x0(q, gradient)
+        return scale * Vector.of(in_x0(q, gradient))
 
     def to_dict(self) -> Any:
         raise ValueError("ClassifierGuidance: its log_prob is a function, not stored as JSON")

@@ -15,7 +15,7 @@ from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from .apg import parallel
+from ..engine.vectors import Number, project
 
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
@@ -57,9 +57,9 @@ class FDG(Term):
         self._set("shares", tuple(float(share) for share in shares))
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
     ) -> Tensor:
-        gap = positive.minus(reference)
+        gap = (positive - reference).tensor()
         if gap.dim() < 4 or min(gap.shape[-2:]) < 2 ** (len(self.shares) - 1):
             raise ValueError(
                 f"FDG: latents have the shape {tuple(gap.shape[1:])}; allowed are pictures "
@@ -67,9 +67,9 @@ class FDG(Term):
             )
         bands = pyramid(gap, len(self.shares))
         if self.parallel != 1:
-            axes = pyramid(positive.x0, len(self.shares))
+            axes = pyramid(positive.x0.tensor(), len(self.shares))
             bands = [
-                band - (1 - self.parallel) * parallel(band, axis)
+                band - ((1 - self.parallel) * project(band, onto=axis)).tensor()
                 for band, axis in zip(bands, axes, strict=True)
             ]
         weighted = [share * band for share, band in zip(self.shares, bands, strict=True)]

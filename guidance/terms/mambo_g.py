@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from ..engine.config import number
 from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.vectors import dot, expand, working
+from ..engine.vectors import Number, Vector, norm
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,8 @@ class MagnitudeAware(Term):
     reference: Reference = Negative()
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
-        c, u = working(positive.output), reference.output_as(positive.readout)
-        gap, length = dot(c - u, c - u), dot(u, u)
-        tiny = torch.finfo(gap.dtype).tiny
-        ratio = (gap / length.clamp_min(tiny)).clamp_min(tiny).sqrt()
-        damping = expand(torch.exp(-self.alpha * ratio), c)
-        return positive.readout.gain * (scale - 1) * damping * (c - u)
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
+        c, u = positive.vector, reference.vector
+        damping = (-self.alpha * (norm(c - u) / norm(u))).exp()
+        return (scale - 1) * damping * (positive - reference)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine.predictions import Query
-from ..engine.vectors import leaf_of
+from ..engine.tensors import leaf_of
 from .reward_guidance import RewardGuidance
 
 

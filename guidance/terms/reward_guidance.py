@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..engine.config import choice, number, reject
@@ -15,7 +14,8 @@ from ..engine.guider import Gradient
 from ..engine.predictions import Prediction, Query
 from ..engine.scale import ScaleLike
 from ..engine.state import Rows
-from ..engine.vectors import differentiable, dot, expand
+from ..engine.tensors import differentiable
+from ..engine.vectors import Number, Vector, norm
 from .scores import checked
 
 Reward = Callable[[Tensor, Sequence[Any]], Tensor]
@@ -70,8 +70,8 @@ class RewardGuidance(Gradient, ABC):
         """
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
         reward, prompts = self._reward(state), state.prompts
 
         def score(x0: Tensor) -> Tensor:
@@ -79,15 +79,12 @@ class RewardGuidance(Gradient, ABC):
             return checked(self, reward(seen, prompts), len(x0))
 
         with differentiable():
-            change = self.change(q, positive.x0, score)
-        if self.low is not None and self.high is not None:
-            others = reference.minus(positive).detach()
-            theirs, ours = dot(others, others).sqrt(), dot(change, change).sqrt()
-            tiny = torch.finfo(ours.dtype).tiny
-            ratio = (ours / theirs.clamp_min(tiny)).clamp(self.low, self.high)
-            factor = ratio * theirs / ours.clamp_min(tiny)
-            change = expand(torch.where(ours > 0, factor, 0.0), change) * change
-        return scale * change
+            change = self.change(q, positive.x0.tensor(), score)
+        if self.low is None or self.high is None:
+            return scale * Vector.of(change)
+        theirs, ours = norm((reference - positive).tensor().detach()), norm(change)
+        ratio = (ours / theirs).clamp(self.low, self.high)
+        return scale * (ratio * theirs / ours) * Vector.of(change)
 
     def _reward(self, state: Rows) -> Reward:
         if not isinstance(self.reward, str):

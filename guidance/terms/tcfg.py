@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from ..engine.guider import Term
 from ..engine.predictions import Prediction, Query
 from ..engine.reference import Negative, Reference
 from ..engine.state import Rows
-from ..engine.vectors import dot, expand, working
+from ..engine.vectors import Number, Vector, dot
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,12 @@ class TCFG(Term):
     reference: Reference = Negative()
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
-    ) -> Tensor:
-        c, u = working(positive.output), reference.output_as(positive.readout)
-        cross = dot(c, u)
-        gram = torch.stack([dot(c, c), cross, cross, dot(u, u)], dim=-1).view(-1, 2, 2)
-        values, vectors = torch.linalg.eigh(gram)  # ascending; v = (a c + b u) / sqrt(value)
-        a, b = vectors[:, 0, 1], vectors[:, 1, 1]
-        largest = values[:, 1].clamp_min(torch.finfo(values.dtype).tiny)
-        share = (a * cross + b * gram[:, 1, 1]) / largest
-        damped = expand(share * a, c) * c + expand(share * b, u) * u
-        return positive.readout.gain * (scale - 1) * (c - damped)
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
+    ) -> Vector:
+        c, u = positive.vector, reference.vector
+        # With v the eigenvector a c + b u of the larger eigenvalue of [[<c, c>, <c, u>],
+        # [<c, u>, <u, u>]], <u, v> v is a b c + b b u.
+        half, cross = dot(c - u, c + u) / 2, dot(c, u)
+        root = (half * half + cross * cross).sqrt()
+        ab, bb = cross / root / 2, (1 - half / root) / 2
+        return positive.readout.gain * (scale - 1) * (c - ab * c - bb * u)

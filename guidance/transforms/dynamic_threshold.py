@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from ..engine.config import number
 from ..engine.guider import Post
-from ..engine.predictions import Prediction, Query, with_x0
-from ..engine.vectors import expand
+from ..engine.predictions import Prediction, Query
+from ..engine.state import Rows
+from ..engine.tensors import append_dims
+from ..engine.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class DynamicThreshold(Post):
     quantile: float = number(0.995, low=0, high=1)
     limit: float = number(1.0, low=0, open_ends=True)
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
-        x0 = guided.x0
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Vector:
+        x0 = guided.x0.tensor()
         size = x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp_min(self.limit)
-        bound = expand(size, x0)
-        return with_x0(guided, x0.clamp(-bound, bound) * (self.limit / bound))
+        bound = append_dims(size, x0)
+        clean = x0.clamp(-bound, bound) * (self.limit / bound)
+        return guided.vector + (clean - x0) / guided.readout.gain

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ..engine.config import number, reject
 from ..engine.guider import Post
-from ..engine.predictions import Prediction, Query, with_x0
-from ..engine.types import wide
-from ..engine.vectors import dot, expand
+from ..engine.predictions import Prediction, Query
+from ..engine.state import Rows
+from ..engine.tensors import on_device, wide
+from ..engine.vectors import TINY, Numbers, Vector, dot
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,15 @@ class EnergyPreserving(Post):
         if self.high <= self.low:
             raise reject(self, "high", self.high, f"a percentile above low (= {self.low:g})")
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
-        x0 = guided.x0
-        have = self._energy(x0)
-        ratio = self._energy(positive.x0) / have.clamp_min(torch.finfo(have.dtype).tiny)
-        return with_x0(guided, x0 * expand(ratio.sqrt(), x0))
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Vector:
+        ratio = (self._energy(positive.x0) / self._energy(guided.x0).clamp(low=TINY)).sqrt()
+        return guided.vector + (ratio - 1) * guided.x0 / guided.readout.gain
 
-    def _energy(self, x0: Tensor) -> Tensor:
+    def _energy(self, x0: Vector) -> Numbers:
         if (self.low, self.high) == (0, 100):
             return dot(x0, x0)
-        squares = wide(x0).square().flatten(1)
-        ends = torch.tensor([self.low, self.high], dtype=squares.dtype, device=x0.device) / 100
+        squares = x0.tensor().square().flatten(1)
+        ends = on_device((self.low / 100, self.high / 100), squares.dtype, squares.device)
         low, high = squares.quantile(ends, dim=1).unsqueeze(2)
-        return torch.where((squares >= low) & (squares <= high), squares, 0).sum(dim=1)
+        kept = torch.where((squares >= low) & (squares <= high), squares, 0)
+        return Numbers(wide(kept.sum(dim=1)))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..engine.guider import Post
 from ..engine.predictions import Prediction, Query
-from ..engine.vectors import working
+from ..engine.state import Rows
+from ..engine.tensors import upcast
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class KeepNorm(Post):
     formula: ClassVar[str] = "g |c| / |g|, of each vector along the last dimension"
     works_on: ClassVar[str] = "output"
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
-        wanted, output = working(positive.output), working(guided.output)
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Tensor:
+        wanted, output = upcast(positive.output), upcast(guided.output)
         norm = output.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return output * (wanted.norm(dim=-1, keepdim=True) / norm)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from ..engine.config import number
 from ..engine.guider import Post
 from ..engine.predictions import Prediction, Query
-from ..engine.vectors import expand, working
+from ..engine.state import Rows
+from ..engine.vectors import Vector, spread
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,7 @@ class Rescale(Post):
 
     phi: float = number(0.7, low=0, high=1)
 
-    def __call__(self, q: Query, positive: Prediction, guided: Prediction) -> Tensor:
-        c, g = working(positive.output), working(guided.output)
-        spread = g.flatten(1).std(dim=1, correction=0)
-        ratio = c.flatten(1).std(dim=1, correction=0) / spread
-        ratio = ratio.where(spread > 0, 1.0)  # a constant has no spread to give back
-        return g * expand(self.phi * ratio + (1 - self.phi), g)
+    def __call__(self, q: Query, positive: Prediction, guided: Prediction, state: Rows) -> Vector:
+        c, g = spread(positive.vector), spread(guided.vector)
+        ratio = (c / g).where(g > 0, 1.0)  # a constant has no spread to give back
+        return guided.vector * (self.phi * ratio + (1 - self.phi))

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ...guidance import Guider
 from ...samplers import read_level, steps_ahead
+from ..attach.attachment import Attachment
 from ..attach.evaluation import is_changed
-from ..attach.guided import Attachment, guided
+from ..attach.guided import guided
 from ..patch.call_arguments import Inputs
 from ..patch.class_swap import restore, swap
 from ..patch.parts import DENOISERS, parts_of

@@ -27,6 +27,7 @@ from ...guidance import (
     Guider,
     Negative,
     Prediction,
+    Prepare,
     Query,
     Readout,
     Record,
@@ -36,10 +37,11 @@ from ...guidance import (
 )
 from ...guidance.engine.config import reject
 from ...guidance.engine.state import Rows
+from ...guidance.engine.vectors import Number
 from ...samplers import readout_at, steps_ahead
 from ..patch.call_arguments import Inputs, crop
 from ..patch.class_swap import restore, swap
-from ..patch.perturb import changed
+from ..patch.perturb import Changes
 from ..patch.weak_models import second_network
 from .evaluation import common_shape
 
@@ -73,13 +75,15 @@ def _check(guider: Guider) -> None:
         ValueError: what it is, and why.
     """
     for term in guider.terms:
-        reference = term.reference
         if isinstance(term, Gradient):
             raise reject("to_diffusers", "guider", str(term), "terms without gradients")
-        if reference is not None and reference.needs_positive:
+        if any(reference.needs_positive for reference in term.references):
             allowed = "references that are known before the positive prediction is"
             raise reject("to_diffusers", "guider", str(term), allowed)
     for prepare in guider.prepares:
+        if type(prepare).positive is not Prepare.positive:
+            allowed = "guiders that leave the positive branch's network as it is"
+            raise reject("to_diffusers", "guider", str(prepare), allowed)
         if prepare.tells:
             allowed = "guiders that leave the prompt's embedding as it is"
             raise reject("to_diffusers", "guider", str(prepare), allowed)
@@ -107,7 +111,9 @@ class DiffusersGuidance(BaseGuidance):
         self._steps: dict[int, Step] = {}  # by the loop's own count
         self._seen: float = math.inf
         self._requests: dict[Branch, list[int]] = {}
+        self._conversation: Any = None  # with the denoiser, at this step
         self._x: Tensor | None = None
+        self._changes = Changes()
 
     def bind(self, scheduler: Any, guider: Guider | None = None) -> DiffusersGuidance:
         """Say which scheduler the pipeline steps; returns itself."""
@@ -134,7 +140,7 @@ class DiffusersGuidance(BaseGuidance):
         """Called by the loop before each evaluation; one that is not later begins a new run."""
         super().set_state(step, num_inference_steps, timestep)
         if step <= self._seen:  # a second guider of the same run does not see its first steps
-            self._denoiser, self.records = None, []
+            self._denoiser, self.records, self._changes = None, [], Changes()
         if self._denoiser is None:
             ahead = steps_ahead(self._scheduler_of(), float(torch.as_tensor(timestep)))
             self._steps = dict(enumerate(ahead, start=step))
@@ -167,7 +173,7 @@ class DiffusersGuidance(BaseGuidance):
                 self._x = inputs.x
             model = second_network(branch.model, network, inputs.x)
             answer = functools.partial(original, network) if model is None else model
-            with changed(network, branch.change, inputs):
+            with self._changes.on(network, branch.change, inputs):
                 return answer(*args, **kwargs)
 
         swap(denoiser, {"__call__": look})
@@ -199,7 +205,11 @@ class DiffusersGuidance(BaseGuidance):
         }
         said = Answers()
         said.add(self._requests, answers)
-        guided = self._denoiser.combine(q, said)
+        try:
+            self._conversation.send((q, said))
+            raise AssertionError("a guider asked for more than its loop evaluates")
+        except StopIteration as done:
+            guided = done.value
         self.records.append(guided.record)
         pred = guided.output
         if pred.shape != positive.shape:
@@ -216,8 +226,8 @@ class DiffusersGuidance(BaseGuidance):
     @property
     def num_conditions(self) -> int:
         """2 if the guider may ever ask for the negative prompt: loops encode it only then."""
-        references = [term.reference for term in self._bound().terms]
-        needed = [r.branch().condition for r in references if r is not None]
+        references = [r for term in self._bound().terms for r in term.references]
+        needed = [reference.branch().condition for reference in references]
         return 2 if self._enabled and "negative" in needed else 1
 
     def _plan(self, values: Any) -> list[tuple[int, str]]:
@@ -228,7 +238,8 @@ class DiffusersGuidance(BaseGuidance):
             if self._denoiser is None:
                 rows = next(len(value) for value in values if isinstance(value, (Tensor, list)))
                 self._denoiser = Denoiser(self._bound(), rows)
-            requests = self._denoiser.plan(self._steps[self._step])
+            self._conversation = self._denoiser.step(self._steps[self._step])
+            requests = next(self._conversation).branches
             everyone = list(range(self._denoiser.batch))  # the loops know no rows
             self._requests = dict.fromkeys(requests, everyone)
         names = {POSITIVE: "pred_cond", NEGATIVE: "pred_uncond"}
@@ -284,7 +295,7 @@ class DiffusersRule(Term):
             raise reject(self, "rule", kind.__name__, allowed)
 
     def delta(
-        self, q: Query, positive: Prediction, reference: Prediction, scale: Tensor, state: Rows
+        self, q: Query, positive: Prediction, reference: Prediction, scale: Number, state: Rows
     ) -> Tensor:
         """See ``Term.delta``."""
         self.rule.set_state(q.step.index, q.step.total, None)

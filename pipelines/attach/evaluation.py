@@ -8,64 +8,113 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...guidance import POSITIVE, Answers, Branch, Guided, Query, Step
+from ...guidance import POSITIVE, Answers, Branch, Guided, Query, Requests, Step
+from ...guidance.engine.denoiser import Conversation
+from ...guidance.engine.tensors import put
 from ..patch.call_arguments import Inputs
-from ..patch.perturb import changed
+from ..patch.perturb import Changes
 
 Forward = Callable[..., Any]
 
 
 @dataclass
-class Turn:
+class StepEvaluation:
     """One evaluation: from the first call of the denoiser to the scheduler's ``step``.
 
     Attributes:
-        requests: the images for which each branch was planned, see ``guidance.Network``.
-        waiting: those still to be evaluated.
+        requests: what the guider asked for at first.
+        conversation: with the guider, see ``guidance.Denoiser.step``.
+        pending: the images for which each branch is still to be evaluated.
         network, forward: the denoiser and its own ``__call__``.
         calls: what the denoiser was called with, and what it said, so far.
-        held: for each of the pipeline's prompts, a call with it and its first row there.
+        prompts: for each of the pipeline's prompts, a call with it and its first row there.
         answers: the branches evaluated so far.
-        followed: was the guider asked what it needs besides, on seeing the positive prediction?
-        whole: the positive branch's output, of which the latents may be a part.
-        first: what the first of two forwards returned; g is written into it.
+        positive_output: the positive branch's output, of which the latents may be a part.
+        first_output: what the first of two forwards returned; g is written into it.
+        guided: the answer of the guider, once nothing is pending.
+        sent: the guided prediction in the shape of the network's output, (B, ...).
     """
 
     step: Step
-    requests: dict[Branch, list[int]]
-    waiting: dict[Branch, list[int]]
+    requests: Requests
+    conversation: Conversation
+    pending: dict[Branch, list[int]]
     network: Any = None
     forward: Forward | None = None
     calls: list[tuple[Inputs, Any]] = field(default_factory=list)
-    held: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
-    q: Query | None = None
+    prompts: dict[str, tuple[Inputs, int]] = field(default_factory=dict)
+    query: Query | None = None
     answers: Answers = field(default_factory=Answers)
-    followed: bool = False
-    whole: Tensor | None = None
-    first: Tensor | None = None
+    positive_output: Tensor | None = None
+    first_output: Tensor | None = None
     guided: Guided | None = None
-    value: Tensor | None = None
+    sent: Tensor | None = None
+
+    @classmethod
+    def begin(cls, step: Step, conversation: Conversation) -> StepEvaluation:
+        requests = next(conversation)
+        pending = {branch: rows for branch, rows in requests.branches.items() if rows}
+        return cls(step, requests, conversation, pending)
+
+    def record_call(self, inputs: Inputs, first_rows: dict[str, int]) -> None:
+        """A call of the denoiser, which has these prompts from these rows on."""
+        self.calls.append((inputs, None))
+        self.prompts |= {prompt: (inputs, row) for prompt, row in first_rows.items()}
+
+    def ready(self) -> list[list[Part]]:
+        """What is pending and whose prompts are known, by the forward that it can share: of one
+        network, unchanged, from one call; the positive branch alone where it needs gradients.
+
+        It is not pending any more.
+        """
+        groups: dict[Any, list[Part]] = {}
+        for branch, images in list(self.pending.items()):
+            ways = self.requests.evaluated_as(branch, images)
+            parts = [Part(branch, how, rows) for how, rows in ways.items()]
+            if not all(name in self.prompts for part in parts for name in part.prompts):
+                continue
+            del self.pending[branch]
+            for part in parts:
+                how, alone = part.how, self.requests.through_network and branch == POSITIVE
+                call = id(self.prompts[part.prompts[0]][0])
+                key = (how.model, how.change, how.beside, how.elsewhere, call, alone)
+                groups.setdefault(key, []).append(part)
+        first = {name: row for name, (_, row) in self.prompts.items()}
+        return [sorted(g, key=lambda part: first[part.prompts[0]]) for g in groups.values()]
+
+    def answer(self) -> None:
+        """Tell the guider what was evaluated: it asks for more, or answers."""
+        assert self.query is not None
+        try:
+            self.pending |= self.conversation.send((self.query, self.answers)).branches
+        except StopIteration as done:
+            self.guided = done.value
 
 
-def role_of(branch: Branch) -> str:
+@dataclass(frozen=True)
+class Part:
+    """A branch to evaluate for some images, and ``how``, which may be by another branch."""
+
+    branch: Branch
+    how: Branch
+    images: list[int]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The pipeline's prompts that it is evaluated from."""
+        beside = [] if self.how.beside is None else [_name_of(self.how.beside)]
+        return [prompt_of(self.how), *beside]
+
+
+def _name_of(condition: Any) -> str:
+    return condition if isinstance(condition, str) else "positive"
+
+
+def prompt_of(branch: Branch) -> str:
     """Which of the pipeline's prompts a branch is evaluated from; others replace the positive."""
-    return branch.condition if isinstance(branch.condition, str) else "positive"
-
-
-def forwards(
-    branches: Sequence[Branch], held: dict[str, tuple[Inputs, int]], apart: bool
-) -> list[list[Branch]]:
-    """Branches by the forward they can share: of one network, unchanged, from one call; the
-    positive one alone where it is ``apart``."""
-    groups: dict[Any, list[Branch]] = {}
-    for branch in branches:
-        inputs, _ = held[role_of(branch)]
-        key = (branch.model, branch.change, id(inputs), apart and branch == POSITIVE)
-        groups.setdefault(key, []).append(branch)
-    return [sorted(group, key=lambda b: held[role_of(b)][1]) for group in groups.values()]
+    return _name_of(branch.condition)
 
 
 def common_shape(
@@ -92,10 +141,28 @@ def owned(value: Tensor) -> Tensor:
     return value.clone() if value.requires_grad else value
 
 
-def with_change(network: Any, change: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+def with_change(called: Changed, change: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
     """A forward with the network changed: within a checkpoint, so that it is when repeated."""
-    with changed(network, change, Inputs(args, kwargs)):
-        return forward(*args, **kwargs)
+    inputs = Inputs(args, kwargs, called.beside)
+    with called.changes.on(called.network, change, inputs) as inner:
+        result = forward(*args, **kwargs)
+    called.inner = inner or {}
+    return result
+
+
+@dataclass
+class Changed:
+    """A network that is changed for a call.
+
+    Attributes:
+        beside: the call with a second condition, if there is one.
+        inner: the tensors from within the network that the change gave.
+    """
+
+    changes: Changes
+    network: Any
+    beside: Inputs | None = None
+    inner: dict[str, Tensor] = field(default_factory=dict)
 
 
 def is_changed(forward: Forward) -> bool:
@@ -124,12 +191,11 @@ def rewrap(template: Any, value: Tensor, named: bool = False) -> Any:
 
 
 def spread(value: Any, rows: Sequence[int], total: int) -> Any:
-    """The opposite of ``choose``: tensors of ``len(rows)`` rows with zeros for the others."""
+    """The opposite of ``call_arguments.choose``: tensors of ``len(rows)`` rows, with zeros for the
+    others of ``total``."""
     if isinstance(value, Tensor):
         if value.dim() and len(value) == len(rows):
-            out = value.new_zeros((total, *value.shape[1:]))
-            out[torch.as_tensor(rows, device=value.device)] = value
-            return out
+            return put(value.new_zeros((total, *value.shape[1:])), rows, value)
         return value
     if isinstance(value, dict):
         items = {key: spread(item, rows, total) for key, item in value.items()}

@@ -2,8 +2,8 @@
 
 A pipeline evaluates its two branches in one forward of 2B rows or in two of B. Most of what
 differs between pipelines shows in the calls themselves; the rest is here. A class that is not
-here is learnt from its first evaluation (``learn``), at the price of evaluating both branches
-there.
+here is inferred from its first evaluation (``infer_layout``), at the price of evaluating both
+branches there.
 """
 
 from __future__ import annotations

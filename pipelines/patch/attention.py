@@ -7,6 +7,7 @@ is seen from what block and module are called with.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +23,9 @@ from torch.overrides import TorchFunctionMode
 from ...guidance import PerturbedAttention, SmoothedAttention
 from .call_arguments import Inputs
 from .class_swap import class_of, restore, swap
-from .layers import attentions, choose_layers, is_unet
+from .joint_blocks import order_of
+from .layers import attentions, is_unet
 
-# Blocks whose attention is joint, by how their class's name begins: where the picture's tokens are.
-PICTURE_FIRST = (
-    "JointTransformerBlock", "HunyuanImage", "HunyuanVideo", "JoyImage", "MotifVideo",
-)  # fmt: skip
-TEXT_FIRST = (
-    "AuraFlow", "Bria", "Chroma", "CogVideoX", "CogView", "ConsisID", "EasyAnimate", "Flux",
-    "GlmImage", "LongCatImage", "OvisImage", "QwenImage",
-)  # fmt: skip
 # Blocks that are given one sequence, in which every row has as much text.
 ONE_SEQUENCE = ("AuraFlowSingle", "ChromaSingle", "Flux2Single")
 
@@ -120,9 +114,16 @@ def blurred(query: Tensor, grid: tuple[int, int, int], sigma: float | None) -> T
     if sigma is None:
         image = image.mean((-3, -2), keepdim=True).expand_as(image)
     else:
-        down, across = (blur_matrix(size, sigma).to(image) for size in grid[1:])
+        down, across = (_blur_on(size, sigma, image.device) for size in grid[1:])
         image = torch.einsum("ij,...jkc,lk->...ilc", down, image, across)
     return image.flatten(-4, -2).to(query.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _blur_on(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Made once: a copy to a device makes the host wait."""
+    with torch.inference_mode(False):
+        return blur_matrix(size, sigma).to(device, torch.float32)
 
 
 def blur_matrix(size: int, sigma: float) -> Tensor:
@@ -180,22 +181,25 @@ def tokens_in(network: nn.Module, inputs: Inputs) -> int | None:
 
 @contextmanager
 def perturbed_attention(
-    network: nn.Module, change: PerturbedAttention | SmoothedAttention, inputs: Inputs
+    network: nn.Module,
+    change: PerturbedAttention | SmoothedAttention,
+    chosen: dict[str, nn.Module],
+    inputs: Inputs,
 ) -> Iterator[None]:
-    """The network inside has the attention that ``change`` says.
+    """The network inside has the attention that ``change`` says, in the ``chosen`` modules.
 
     Raises:
-        ValueError: the layers do not exist, or the picture's tokens in them cannot be told.
+        ValueError: the picture's tokens in them cannot be told.
         RuntimeError: the attention was computed in a way that cannot be intercepted.
     """
-    chosen = choose_layers(change, network, change.layers, attention=True)
     told = inputs.kwargs.get("encoder_hidden_states") is not None
     counts = dict.fromkeys(chosen, 0)
+    grid_of_tokens = functools.cache(lambda tokens: grid_of(network, inputs, tokens))
 
     def answer(given: dict[str, Any], sight: Sight) -> Tensor:
         if isinstance(change, PerturbedAttention):
             return identity(given, sight)
-        grid = grid_of(network, inputs, sight.picture)
+        grid = grid_of_tokens(sight.picture)
         if grid is None:
             raise ValueError(
                 f"{type(change).__name__}: the {sight.picture} tokens in the "
@@ -270,14 +274,12 @@ def _exchange(stack: ExitStack, module: nn.Module, call: Any) -> None:
 
 
 def _joint(change: Any, block: nn.Module | None, picture: int, text: int) -> Sight:
-    name = "" if block is None else class_of(block).__name__
-    if name.startswith(PICTURE_FIRST):
-        return Sight(picture, text)
-    if name.startswith(TEXT_FIRST):
-        return Sight(picture, text, first=False)
+    kind = None if block is None else class_of(block)
+    if first := order_of(kind).tokens:
+        return Sight(picture, text, first=first == "picture")
     raise ValueError(
         f"{type(change).__name__}: whether the picture's tokens come first is not known for a "
-        f"{name or 'U-Net'}; allowed are layers of another kind, or SkipLayers()"
+        f"{kind.__name__ if kind else 'U-Net'}; allowed are layers of another kind, or SkipLayers()"
     )
 
 
@@ -294,9 +296,13 @@ def tokens_of(module: nn.Module, args: Any, kwargs: Any) -> tuple[int, int]:
 
 def arguments(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     """What a module is called with, by name."""
-    kind: Any = class_of(module)
-    bound = inspect.signature(kind.forward).bind(module, *args, **kwargs)
+    bound = _signature(class_of(module)).bind(module, *args, **kwargs)
     return dict(list(bound.arguments.items())[1:])
+
+
+@functools.lru_cache(maxsize=256)
+def _signature(kind: Any) -> inspect.Signature:
+    return inspect.signature(kind.forward)
 
 
 def hidden_of(given: dict[str, Any]) -> Tensor:

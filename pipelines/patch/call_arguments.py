@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...guidance.engine.vectors import put, take
+from ...guidance.engine.tensors import put, take
 
 LATENTS = ("hidden_states", "sample", "x", "latents")  # what Diffusers' denoisers call them
 TIMES = ("timestep", "timesteps", "t")
@@ -24,10 +24,11 @@ REPEATED = ("encoder_hidden_states",)  # may have several rows for each one: the
 
 @dataclass(frozen=True)
 class Inputs:
-    """One call of a denoiser by a pipeline."""
+    """One call of a denoiser by a pipeline; ``beside`` is one with a second condition, if any."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    beside: Inputs | None = None
 
     @property
     def x(self) -> Tensor:
@@ -83,11 +84,14 @@ class Inputs:
 
     def differentiable(self, x: Tensor) -> Inputs:
         """The same with other latents, and nothing in it that autograd refuses to save."""
-        args, kwargs = _normal((self.args, self.kwargs))
-        if args:
-            return Inputs((x, *args[1:]), kwargs)
-        name = next(name for name in LATENTS if name in kwargs)
-        return Inputs((), {**kwargs, name: x})
+        return Inputs(*_normal((self.args, self.kwargs))).with_x(x)
+
+    def with_x(self, x: Tensor) -> Inputs:
+        """The same with other latents."""
+        if self.args:
+            return Inputs((x, *self.args[1:]), self.kwargs)
+        name = next(name for name in LATENTS if name in self.kwargs)
+        return Inputs((), {**self.kwargs, name: x})
 
     def told(self, others: Sequence[Inputs | None]) -> Inputs:
         """The same latents and time, with what other calls of one row tell the network.
@@ -216,8 +220,7 @@ def choose(value: Any, rows: Sequence[int], total: int, name: str = "") -> Any:
         each, rest = divmod(len(value), total)
         if rest or (each != 1 and name not in REPEATED):
             return value
-        index = torch.as_tensor(rows, device=value.device, dtype=torch.long)
-        return value.unflatten(0, (total, each))[index].flatten(0, 1)
+        return take(value.unflatten(0, (total, each)), rows).flatten(0, 1)
     if isinstance(value, dict):
         return {key: choose(item, rows, total, key) for key, item in value.items()}
     if isinstance(value, list) and name in LISTS and len(value) == total:

@@ -1,12 +1,13 @@
 """Change a network for one prediction: what the perturbed references mean on real modules.
 
-Modules get another class for the duration of one forward (``swap.py``): nothing stays behind, and
-offloading, whose hooks are instance attributes, goes on. A compiled network runs its changed
+Modules get another class for the duration of one forward (``class_swap.py``): nothing stays behind,
+and offloading, whose hooks are instance attributes, goes on. A compiled network runs its changed
 forward uncompiled.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Iterator
@@ -27,88 +28,149 @@ from ...guidance.engine.config import reject
 from .attention import arguments, hidden_of, perturbed_attention
 from .call_arguments import Inputs
 from .class_swap import class_of, restore, swap
+from .joint_blocks import order_of
 from .layers import attentions, choose_layers, whole
 
-# Blocks that return picture and text, by how their class's name begins; others are tried once.
-TEXT_FIRST = (
-    "AuraFlow", "Bria", "ChromaTransformer", "Flux", "JointTransformerBlock", "LongCatImage",
-    "OvisImage", "QwenImage",
-)  # fmt: skip
-PICTURE_FIRST = (
-    "CogVideoX", "CogView", "ConsisID", "EasyAnimate", "GlmImage", "HunyuanImage", "HunyuanVideo",
-    "JoyImage", "Mochi", "MotifVideo",
-)  # fmt: skip
 FEED_FORWARDS = ("ff", "ffn", "feed_forward", "img_mlp", "mlp")
 _ORDERS: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
-@contextmanager
-def changed(network: Any, change: Perturbation | None, inputs: Inputs) -> Iterator[None]:
-    """The network inside is as ``change`` says, for one forward; afterwards it is as it was.
+class Changes:
+    """Perturbations of networks in one run, in which their modules are looked for once."""
 
-    Args:
-        inputs: what it is about to be called with.
-    """
-    if change is None:
-        yield
-        return
-    check_change(network, change)
-    with _uncompiled(network), _changes(whole(network), change, inputs):
-        yield
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, Perturbation], tuple[bool, Any]] = {}
+
+    def find(self, network: Any, change: Perturbation) -> tuple[bool, Any]:
+        """Is the network compiled, and which of its modules are changed?
+
+        Raises:
+            ValueError: it cannot be changed so, and why.
+        """
+        key = (id(network), change)
+        if key not in self._found:
+            _check_cache(whole(network), change)
+            self._found[key] = _is_compiled(network), modules_of(change, whole(network))
+        return self._found[key]
+
+    @contextmanager
+    def on(self, network: Any, change: Perturbation | None, inputs: Inputs) -> Iterator[Any]:
+        """The network inside is as ``change`` says, for one forward; afterwards it is as it was.
+
+        It gives the tensors from within the network that the change fills in, if any.
+
+        Args:
+            inputs: what it is about to be called with.
+
+        Raises:
+            ValueError: it cannot be changed so, and why.
+        """
+        if change is None:
+            yield None
+            return
+        compiled, modules = self.find(network, change)
+        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with eager, applied(change, whole(network), modules, inputs) as inner:
+            yield inner
 
 
-def check_change(network: Any, change: Perturbation) -> None:
-    """Can this network be changed so?
+def changed(network: Any, change: Perturbation | None, inputs: Inputs) -> AbstractContextManager:
+    """``Changes.on`` for one forward alone."""
+    return Changes().on(network, change, inputs)
+
+
+@functools.singledispatch
+def modules_of(change: Perturbation, network: nn.Module) -> Any:
+    """The modules that a perturbation of this kind changes, for ``applied``.
 
     Raises:
-        ValueError: why not.
+        ValueError: this network cannot be changed so, and why.
     """
-    name, plain = type(change).__name__, whole(network)
-    if getattr(plain, "is_cache_enabled", False):
-        raise ValueError(
-            f"{name}: the {type(plain).__name__} has a {type(plain._cache_config).__name__}, which "
-            "would mix what the changed network computes with what the other does; allowed is no "
-            "cache (disable_cache())"
-        )
-    if isinstance(change, AdapterOff):
-        _adapters(plain, change)
-    elif isinstance(change, (PerturbedAttention, SmoothedAttention)):
-        choose_layers(change, plain, change.layers, attention=True)
-    elif isinstance(change, SkipLayers):
-        units = choose_layers(change, plain, change.layers, attention=change.what == "attention")
-        if change.what != "block":
-            for unit_name, unit in units.items():
-                _parts(change, unit_name, unit)
-    else:
-        allowed = "PerturbedAttention, SmoothedAttention, SkipLayers or AdapterOff"
-        raise reject("guided", "reference", name, allowed)
+    if type(change).apply is Perturbation.apply:
+        allowed = "a Perturbation with an apply(network, inputs) of its own"
+        raise reject("guided", "reference", type(change).__name__, allowed)
+    return None
 
 
-def _uncompiled(network: nn.Module) -> AbstractContextManager[Any]:
-    compiled = whole(network) is not network or any(
-        getattr(module, "_compiled_call_impl", None) is not None for module in network.modules()
-    )
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+@functools.singledispatch
+def applied(
+    change: Perturbation, network: nn.Module, modules: Any, inputs: Inputs
+) -> AbstractContextManager[Any]:
+    """The network inside is changed: by the perturbation itself, unless its kind is known here."""
+    return change.apply(network, inputs)
 
 
-def _changes(network: nn.Module, change: Any, inputs: Inputs) -> AbstractContextManager[None]:
-    if isinstance(change, AdapterOff):
-        return _without_adapters(network, change)
-    if isinstance(change, SkipLayers):
-        return _without_layers(network, change)
-    return perturbed_attention(network, change, inputs)
+@modules_of.register
+def _(change: AdapterOff, network: nn.Module) -> list[Any]:
+    return _adapters(network, change)
 
 
-@contextmanager
-def _without_layers(network: nn.Module, change: SkipLayers) -> Iterator[None]:
+@modules_of.register(PerturbedAttention)
+@modules_of.register(SmoothedAttention)
+def _(change: Any, network: nn.Module) -> dict[str, nn.Module]:
+    return choose_layers(change, network, change.layers, attention=True)
+
+
+@modules_of.register
+def _(change: SkipLayers, network: nn.Module) -> list[nn.Module]:
     units = choose_layers(change, network, change.layers, attention=change.what == "attention")
+    if change.what == "block":
+        return list(units.values())
+    return [part for name, unit in units.items() for part in _parts(change, name, unit)]
+
+
+@applied.register(PerturbedAttention)
+@applied.register(SmoothedAttention)
+def _(
+    change: Any, network: nn.Module, modules: dict[str, nn.Module], inputs: Inputs
+) -> AbstractContextManager[None]:
+    return perturbed_attention(network, change, modules, inputs)
+
+
+@applied.register
+@contextmanager
+def _(
+    change: SkipLayers, network: nn.Module, modules: list[nn.Module], inputs: Inputs
+) -> Iterator[None]:
     method = {"block": _skip_block, "attention": _skip_attention, "feed_forward": _skip}
     with ExitStack() as stack:
-        for name, unit in units.items():
-            for part in [unit] if change.what == "block" else _parts(change, name, unit):
-                swap(part, {"__call__": method[change.what]})
-                stack.callback(restore, part)
+        for module in modules:
+            swap(module, {"__call__": method[change.what]})
+            stack.callback(restore, module)
         yield
+
+
+@applied.register
+@contextmanager
+def _(change: AdapterOff, network: nn.Module, modules: list[Any], inputs: Inputs) -> Iterator[None]:
+    """Only the list of active adapters changes: PEFT's own switch also changes what is trained."""
+    before = [vars(layer).get("_active_adapter") for layer in modules]
+    try:
+        for layer in modules:
+            off = layer.active_adapters if change.names is None else change.names
+            layer._active_adapter = [name for name in layer.active_adapters if name not in off]
+        yield
+    finally:
+        for layer, active in zip(modules, before, strict=True):
+            if active is None:
+                vars(layer).pop("_active_adapter", None)
+            else:
+                layer._active_adapter = active
+
+
+def _check_cache(network: nn.Module, change: Perturbation) -> None:
+    if getattr(network, "is_cache_enabled", False):
+        raise ValueError(
+            f"{type(change).__name__}: the {type(network).__name__} has a "
+            f"{type(network._cache_config).__name__}, which would mix what the changed network "
+            "computes with what the other does; allowed is no cache (disable_cache())"
+        )
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    return whole(network) is not network or any(
+        getattr(module, "_compiled_call_impl", None) is not None for module in network.modules()
+    )
 
 
 def _parts(change: SkipLayers, name: str, unit: nn.Module) -> list[nn.Module]:
@@ -153,10 +215,8 @@ def _order(original: Any, block: Any, args: Any, kwargs: Any, hidden: Tensor, te
         ValueError: that does not tell.
     """
     kind = class_of(block)
-    if isinstance(text, Tensor):
-        for order, names in (("text first", TEXT_FIRST), ("picture first", PICTURE_FIRST)):
-            if kind.__name__.startswith(names):
-                return order
+    if isinstance(text, Tensor) and (known := order_of(kind).returns):
+        return f"{known} first"
     if kind in _ORDERS:
         return _ORDERS[kind]
     result = original(block, *args, **kwargs)
@@ -175,24 +235,6 @@ def _order(original: Any, block: Any, args: Any, kwargs: Any, hidden: Tensor, te
         )
     _ORDERS[kind] = order
     return order
-
-
-@contextmanager
-def _without_adapters(network: nn.Module, change: AdapterOff) -> Iterator[None]:
-    """Only the list of active adapters changes: PEFT's own switch also changes what is trained."""
-    layers = _adapters(network, change)
-    before = [vars(layer).get("_active_adapter") for layer in layers]
-    try:
-        for layer in layers:
-            off = layer.active_adapters if change.names is None else change.names
-            layer._active_adapter = [name for name in layer.active_adapters if name not in off]
-        yield
-    finally:
-        for layer, active in zip(layers, before, strict=True):
-            if active is None:
-                vars(layer).pop("_active_adapter", None)
-            else:
-                layer._active_adapter = active
 
 
 def _adapters(network: nn.Module, change: AdapterOff) -> list[Any]:

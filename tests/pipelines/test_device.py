@@ -190,34 +190,34 @@ class Faulty(Term):
 @dataclass(frozen=True)
 class OnTheHost(Faulty):
     def delta(self, q, positive, reference, scale, state):
-        return torch.ones(q.x.shape[1:]) * positive.minus(reference)
+        return torch.ones(q.x.shape[1:]) * (positive - reference).tensor()
 
 
 @dataclass(frozen=True)
 class Looks(Faulty):
     def delta(self, q, positive, reference, scale, state):
-        gap = positive.minus(reference)
+        gap = (positive - reference).tensor()
         return gap * min(1.0, gap.abs().max().item())
 
 
 @dataclass(frozen=True)
 class Masks(Faulty):
     def delta(self, q, positive, reference, scale, state):
-        gap = positive.minus(reference).clone()
+        gap = (positive - reference).tensor()
         return gap + 0 * (gap > 0).nonzero().shape[0]
 
 
 @dataclass(frozen=True)
 class Hasty(Faulty):
     def delta(self, q, positive, reference, scale, state):
-        gap = positive.minus(reference)
+        gap = (positive - reference).tensor()
         return gap * gap.abs().max().to("cpu", non_blocking=True).clamp(max=1)
 
 
 @dataclass(frozen=True)
 class Fine(Faulty):
     def delta(self, q, positive, reference, scale, state):
-        return positive.minus(reference)
+        return positive - reference
 
 
 def test_a_tensor_that_a_step_makes_on_the_host_is_refused():

@@ -14,7 +14,7 @@ from guiders.evals.runs.registry import Wanted
 from guiders.evals.tuning.objective import Goal
 from guiders.evals.tuning.page import alike, markdown, rows, verdict
 from guiders.evals.tuning.search import search
-from guiders.guidance.engine.denoiser import NotFiniteError
+from guiders.guidance.engine.finite import NotFiniteError
 from guiders.pipelines.generation.settings import Settings
 from guiders.pipelines.language.ranges import parse_space
 

@@ -99,7 +99,7 @@ def test_where_x0_does_not_depend_on_the_output_nothing_is_guided():
 
 def test_only_the_images_that_need_it_are_evaluated():
     network = Answers(pictures(4, 0), pictures(4, 1))
-    result = Denoiser(CFG([7, 1, 1, 3]), 4)(Query(pictures(4, 2), step()), network)
+    result = Denoiser(CFG([7, 1, 1, 3]), 4, cosines=True)(Query(pictures(4, 2), step()), network)
     assert network.asked == {POSITIVE: 4, NEGATIVE: 2}
     assert result.record.evaluations == [2, 1, 1, 2]
     assert result.record.skipped == [1, 2]
@@ -115,7 +115,7 @@ def test_the_cosine_of_each_term_does_not_depend_on_the_others():
     strong, against = CFG([5, 1, 5]), APG(2, reference=WeakModel("weak"))
 
     def cosines(guider):
-        return Denoiser(guider, 3)(Query(x, step()), network).record.cosines
+        return Denoiser(guider, 3, cosines=True)(Query(x, step()), network).record.cosines
 
     for one, other in ((strong, against), (against, strong)):
         for both, first, second in zip(
@@ -174,10 +174,10 @@ def test_later_stages_read_the_momentum_of_the_step_before_and_keep_the_plan():
 def test_an_interval_is_decided_at_the_first_stage():
     denoiser = Denoiser(CFG(Interval(5, low=1.0, high=3.0)), 1)
     inside = [
-        NEGATIVE in denoiser.plan(step(0, 4, 0, sigma=2.0)),
-        NEGATIVE in denoiser.plan(step(1, 4, 1, sigma=0.5)),  # same step, lower level
-        NEGATIVE in denoiser.plan(step(2, 4, 0, sigma=0.5)),
-        NEGATIVE in denoiser.plan(step(3, 4, 1, sigma=0.1)),
+        NEGATIVE in denoiser.plan(step(0, 4, 0, sigma=2.0)).branches,
+        NEGATIVE in denoiser.plan(step(1, 4, 1, sigma=0.5)).branches,  # same step, lower level
+        NEGATIVE in denoiser.plan(step(2, 4, 0, sigma=0.5)).branches,
+        NEGATIVE in denoiser.plan(step(3, 4, 1, sigma=0.1)).branches,
     ]
     assert inside == [True, True, False, False]
 
@@ -234,7 +234,7 @@ def test_mistakes_in_a_method_of_ones_own_are_said():
     @dataclass(frozen=True)
     class Summed(CFG):
         def delta(self, q, positive, reference, scale, state):
-            return positive.minus(reference).sum()
+            return (positive - reference).tensor().sum()
 
     @dataclass(frozen=True)
     class OneNumber(Scale):
@@ -242,7 +242,9 @@ def test_mistakes_in_a_method_of_ones_own_are_said():
             return 3.0
 
     c, u = pictures(2, 0), pictures(2, 1)
-    with pytest.raises(ValueError, match=r"Summed.delta gave \(\); allowed is a tensor of shape"):
+    with pytest.raises(
+        ValueError, match=r"Summed.delta: expected a Vector or a tensor of shape .*, got \(\)"
+    ):
         guide(Summed(3), c, u)
     with pytest.raises(ValueError, match=r"OneNumber.at gave 3.0; allowed is a list of 2"):
         guide(CFG(OneNumber()), c, u)

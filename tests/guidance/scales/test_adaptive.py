@@ -75,5 +75,5 @@ def test_on_latent_models_eps_agrees_from_the_first_step_on():
         denoiser = Denoiser(CFG(Adaptive(5, 0.991, space)), 1)
         x_ = at.level.alpha * torch.zeros_like(x) + at.level.sigma * eps
         denoiser(Query(x_, at), Answers(eps, other, readout))
-        stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0))
+        stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0)).branches
     assert stopped == {"eps": True, "x0": False}

@@ -23,6 +23,6 @@ def test_published_bounds_of_intervals_are_rounded(bounds, expected):
         for i in range(n)
     ]
     denoiser = Denoiser(CFG(Interval(2.1, *bounds)), 1)
-    guided = [i for i in range(n) if NEGATIVE in denoiser.plan(step(i, n, sigma=sigma[i]))]
+    guided = [i for i in range(n) if NEGATIVE in denoiser.plan(step(i, n, sigma=sigma[i])).branches]
     assert guided[0] == expected
     assert guided[-1] == (22 if bounds[0] == 0.28 else 21)

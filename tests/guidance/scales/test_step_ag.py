@@ -8,7 +8,7 @@ from known import step
 def test_step_ag_guides_the_first_share_of_the_evaluations():
     def guided(share, total=10):
         denoiser = Denoiser(CFG(StepAG(5, share)), 1)
-        return [NEGATIVE in denoiser.plan(step(i, total)) for i in range(total)]
+        return [NEGATIVE in denoiser.plan(step(i, total)).branches for i in range(total)]
 
     assert guided(0.3) == [True] * 3 + [False] * 7
     assert guided(0) == [False] * 10

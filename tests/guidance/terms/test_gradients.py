@@ -112,8 +112,9 @@ def test_no_graph_is_kept_between_steps():
         for i in range(3):
             result = denoiser(Query(x_(), step(i)), Linear(torch.tensor(0.5, requires_grad=True)))
             assert not result.output.requires_grad
-            assert denoiser.memory()
-            assert not any(kept.requires_grad for kept in denoiser.memory().values())
+            kept = list(denoiser.memory().values())
+            assert kept
+            assert not any(value.requires_grad for value in kept)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-6, 3e-4])

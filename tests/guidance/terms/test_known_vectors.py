@@ -73,18 +73,18 @@ def test_methods_on_the_output_do_not_depend_on_how_a_weak_model_is_parameterise
     """The same reference, written once as the positive's parameterisation and once as x0."""
     x, level = torch.tensor([[0.3, -0.2, 0.9]], dtype=torch.float64), Level(0.6, 0.8)
     own = Readout(0.6, -0.8)
-    positive, same = Prediction(x, C, own), Prediction(x, U, own)
-    other = Prediction(x, same.x0, Readout(0.0, 1.0))
-    q, scale = Query(x, Step(0, 1, 0, level)), torch.full((1, 1), 3.0, dtype=torch.float64)
-    state = State(1).view([0])
+    positive = Prediction(x, C, own)
+    same = Prediction(x, U, own).relative_to(positive)
+    other = Prediction(x, own.x0(x, U), Readout(0.0, 1.0)).relative_to(positive)
+    q, state = Query(x, Step(0, 1, 0, level)), State(1).view([0])
     torch.testing.assert_close(
-        kind(3).delta(q, positive, same, scale, state),
-        kind(3).delta(q, positive, other, scale, state),
+        kind(3).delta(q, positive, same, 3.0, state).tensor(),
+        kind(3).delta(q, positive, other, 3.0, state).tensor(),
     )
 
 
 def test_cosine():
-    assert cosine(C, U).item() == pytest.approx(1 / 9)
+    assert cosine(C, U).values.item() == pytest.approx(1 / 9)
 
 
 @given(st.floats(0.01, 10))

@@ -29,7 +29,7 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch():
 
     def told(rows):
         denoiser = Denoiser(CFG(3) | CADS(noise_scale=1), len(rows))
-        return denoiser.tell(x[rows], step(0), "text", y[rows], range(len(rows)))
+        return denoiser.plan(step(0)).embedding(x[rows], "text", y[rows], range(len(rows)))
 
     together = told([0, 1, 2])
     torch.testing.assert_close(told([1]), together[1:2])  # its mean and spread are sums

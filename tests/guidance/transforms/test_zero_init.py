@@ -40,7 +40,7 @@ def test_zero_init_counts_solver_steps():
     denoiser = Denoiser(CFG(5) | ZeroInit(2), 1)
     stages = [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0), (5, 1)]
     asked = [
-        denoiser.plan(Step(i, 6, stage, Level(0.1 * i, 1 - 0.1 * i)))[POSITIVE]
+        denoiser.plan(Step(i, 6, stage, Level(0.1 * i, 1 - 0.1 * i))).branches[POSITIVE]
         for i, stage in stages
     ]
     assert asked == [[], [], [], [], [0], [0]]

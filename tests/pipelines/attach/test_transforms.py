@@ -46,7 +46,7 @@ def test_cads_is_not_ignored_where_the_pipeline_is_learnt(monkeypatch):
     pipe = tiny.sd("ddim")
     listed, _ = attached(pipe, guider, steps=3)
     monkeypatch.setattr(
-        sys.modules["guiders.pipelines.attach.guided"], "form_of", lambda pipe: None
+        sys.modules["guiders.pipelines.attach.attachment"], "form_of", lambda pipe: None
     )
     learnt, run = attached(pipe, guider, steps=3)
     assert error(learnt, listed) < 1e-5

@@ -83,7 +83,7 @@ def test_the_plan_has_the_numbers(sd, known, capsys):
 
 
 def test_numbers_are_looked_up_once_for_equal_runs(sd, known, monkeypatch):
-    module, calls = sys.modules["guiders.pipelines.attach.guided"], []
+    module, calls = sys.modules["guiders.pipelines.attach.attachment"], []
     resolve = module.resolve
     monkeypatch.setattr(module, "resolve", lambda *a: calls.append(a) or resolve(*a))
     with guided(sd, CFG(Interval(4, keep=0.7)), quiet=True, profile=known) as run:

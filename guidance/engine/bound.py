@@ -1,0 +1,267 @@
+"""Terms and guiders bound to the images of a batch that they act on, with their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .answers import Answers
+from .guider import Guider, Term
+from .levels import Step
+from .predictions import Prediction, Query
+from .reference import POSITIVE, Asked, Branch
+from .state import State
+from .tensors import on_device, put, take, upcast, wide_type
+from .vectors import Number, Numbers, Vector, as_vector, cosine
+
+
+@dataclass
+class BoundTerm:
+    """A term acting on the images ``rows`` of the batch.
+
+    Attributes:
+        scales: of these images at this step, as the term's ``Scale`` has them.
+        factors: to ``scale - off`` of each image, as the references have them; 0 is unguided.
+        active: positions within ``rows`` that are guided at this step.
+        asked: for each reference the branches that it needs, and for which of these positions.
+    """
+
+    term: Term
+    rows: list[int]
+    state: State
+    scales: list[float | Tensor] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
+    active: list[int] = field(default_factory=list)
+    asked: list[dict[Branch, list[int]]] = field(default_factory=list)
+
+    def images(self, positions: Sequence[int]) -> list[int]:
+        return [self.rows[position] for position in positions]
+
+    def plan(self, step: Step, blank: set[int]) -> list[tuple[Asked, Asked]]:
+        """For each reference the images for which it needs each branch, and may need it at most."""
+        self.state.begin(step)
+        if step.stage == 0 or not self.scales:
+            self._read_scales(step)
+        references, off = self.term.references, self.term.off
+        on = [scale for scale in self.scales if isinstance(scale, float | int) and scale != off]
+        if not all(reference.admits(step, on) for reference in references):
+            self.scales = [off] * len(self.rows)
+        self.factors = [0.0 if image in blank else 1.0 for image in self.rows]
+        self._activate()
+        self.asked = [{} for _ in references]
+        found = []
+        for place, reference in enumerate(references if self.active else ()):
+            asked = reference.asks(step, self.state, self.active)
+            self.asked[place] = {branch: list(rows) for branch, rows in asked.items() if rows}
+            most = reference.most(step, self.state, self.active)
+            found.append((self._of_images(self.asked[place]), self._of_images(most)))
+        return found
+
+    def follow(self, query: Query, answers: Answers) -> list[Asked]:
+        """What each reference needs besides, the positive prediction being known."""
+        found = []
+        for place, reference in enumerate(self.term.references):
+            if not self.active or not reference.needs_positive:
+                continue
+            active, images = self.active, self.images(self.active)
+            positive = answers.of(POSITIVE, images)
+            more = reference.follow(query.rows(images), positive, self.state.view(active))
+            asked = {branch: [active[row] for row in rows] for branch, rows in more.asked.items()}
+            for branch, positions in asked.items():
+                self.asked[place].setdefault(branch, []).extend(positions)
+            if more.gains is not None:
+                for position, factor in zip(active, more.gains, strict=True):
+                    self.factors[position] = float(factor)
+                self._activate()
+            found.append(self._of_images(asked))
+        return found
+
+    def strength(self, position: int) -> float | Tensor:
+        """The scale of an image, with its factor."""
+        scale, factor, off = self.scales[position], self.factors[position], self.term.off
+        return scale if factor == 1 else off + (scale - off) * factor
+
+    def scale(self, like: Tensor) -> Number | Tensor:
+        """What the term is given for the images that are guided now, as a tensor (B, ...) is.
+
+        A number where all agree, and a tensor where there is one for each pixel.
+        """
+        scales = [self.strength(position) for position in self.active]
+        if any(isinstance(scale, Tensor) for scale in scales):
+            maps = [torch.as_tensor(scale).to(like.device, torch.float32) for scale in scales]
+            return torch.stack(torch.broadcast_tensors(*maps))
+        if len(set(scales)) == 1:
+            return scales[0]
+        return Numbers(on_device(tuple(scales), wide_type(like.device), like.device))
+
+    def references(
+        self, query: Query, positive: Prediction, answers: Answers, graph: bool
+    ) -> list[Prediction]:
+        """The reference predictions of the images that are guided now."""
+        place, found = {position: row for row, position in enumerate(self.active)}, []
+        for reference, asked in zip(self.term.references, self.asked, strict=True):
+            parts = {
+                branch: [(place[i], self.rows[i]) for i in positions if i in place]
+                for branch, positions in asked.items()
+            }
+            answer = answers.assemble(positive, parts)
+            answer = answer if graph else answer.detach()
+            found.append(reference.read(query, positive, answer, self.state.view(self.active)))
+        return found
+
+    def _of_images(self, asked: Asked) -> Asked:
+        return {branch: self.images(positions) for branch, positions in asked.items()}
+
+    def _activate(self) -> None:
+        off = self.term.off
+        pairs = enumerate(zip(self.scales, self.factors, strict=True))
+        self.active = [
+            i for i, (scale, factor) in pairs
+            if factor != 0 and (isinstance(scale, Tensor) or scale != off)
+        ]  # fmt: skip
+
+    def _read_scales(self, step: Step) -> None:
+        when = self.term.when
+        scales = when.at(step, self.state)
+        if not isinstance(scales, list) or len(scales) != len(self.rows):
+            raise ValueError(
+                f"{type(when).__name__}.at gave {scales!r}; allowed is a list of "
+                f"{len(self.rows)} numbers, one for each image"
+            )
+        self.scales = scales
+
+
+@dataclass
+class Change:
+    """What a term makes of its predictions, for the images at ``positions`` of its guider."""
+
+    bound: BoundTerm
+    positions: list[int]
+    vector: Vector
+    cosine: Tensor | None  # (positions,), of both predictions in x0
+
+
+@dataclass
+class BoundGuider:
+    """A guider for the images ``rows`` of the batch; ``terms`` are its own, gradients last."""
+
+    guider: Guider
+    rows: list[int]
+    terms: list[BoundTerm]
+    states: list[State]  # of what acts on the sum, in order
+
+    def positive(self, step: Step) -> Branch | None:
+        """What is evaluated in place of the positive branch."""
+        found = [b for p in self.guider.prepares if (b := p.positive(step)) is not None]
+        if len(found) > 1:
+            raise ValueError(
+                f"{self.guider}: expected one change of the positive branch at a step, got "
+                f"{len(found)}"
+            )
+        return found[0] if found else None
+
+    def guide(
+        self,
+        query: Query,
+        positive: Prediction,
+        watched: Prediction,
+        answers: Answers,
+        cosines: bool = False,
+    ) -> tuple[list[int], Tensor | None, list[Change]]:
+        """Combine the predictions of one evaluation.
+
+        Args:
+            query, positive: of the whole batch.
+            watched: the positive prediction with the graph that gradients are taken through.
+            cosines: are they asked for, where no gate computes them anyway?
+
+        Returns:
+            The images that were guided, the network's output for them, and what each term did.
+        """
+        changes: list[Change] = []
+        seen: dict[tuple[int, ...], Prediction] = {}
+        related: dict[int, tuple[Prediction, Prediction]] = {}
+
+        def positive_of(images: list[int]) -> Prediction:
+            return seen.setdefault(tuple(images), positive.rows(images))
+
+        for bound in self.terms:
+            if not bound.active:
+                continue
+            images, cosine_here = bound.images(bound.active), None
+            r: Any
+            here, state = query.rows(images), bound.state.view(bound.active)
+            if not bound.term.references:  # a gradient
+                p = watched.rows(images)
+                r = self._so_far(p, changes, bound.active)
+            else:
+                # Equal references of one positive prediction share their gap.
+                p = positive_of(images)
+                several = tuple(
+                    related.setdefault(id(said), (said, said.relative_to(p)))[1]
+                    for said in bound.references(here, p, answers, graph=positive is watched)
+                )
+                bound.term.when.observe(here, p, several[0], state)
+                if cosines or bound.term.when.observes:
+                    cosine_here = cosine(p.x0, several[0].x0).values.detach()
+                r = several if len(bound.term.references) > 1 else several[0]
+            delta = bound.term.delta(here, p, r, bound.scale(p.x), state)
+            vector = _checked(bound.term, delta, p)
+            changes.append(Change(bound, bound.active, vector, cosine_here))
+        if not changes:
+            return [], None, []
+        # The output is that of the network plus a change: never a round trip through x0, so that
+        # a change of zero leaves every bit as it is.
+        positions, total = self._sum(changes)
+        images = [self.rows[position] for position in positions]
+        here, p = query.rows(images), positive_of(images)
+        guided = p.vector + total / p.readout.gain
+        for post, memory in zip(self.guider.posts, self.states, strict=True):
+            whole = Prediction(p.x, guided.tensor(), p.readout)
+            guided = as_vector(post(here, p, whole, memory.view(positions)))
+        output = guided.tensor().to(positive.output.dtype)
+        for prediction in seen.values():
+            prediction.close()
+        return images, output, changes
+
+    def _sum(self, changes: list[Change]) -> tuple[list[int], Vector]:
+        """The positions at which any term acts, and the sum of what they do there."""
+        first = changes[0]
+        if all(change.positions == first.positions for change in changes):
+            return first.positions, sum((c.vector for c in changes[1:]), first.vector)
+        total = self._nothing(first.vector)
+        for change in changes:
+            before = take(total, change.positions)
+            total = put(total, change.positions, before + change.vector.tensor())
+        positions = sorted({position for change in changes for position in change.positions})
+        return positions, Vector.of(take(total, positions))
+
+    def _so_far(self, p: Prediction, changes: list[Change], active: list[int]) -> Prediction:
+        """The prediction of the positions ``active`` as the terms before have it."""
+        if not changes:
+            return p
+        positions, total = self._sum(changes)
+        change = total.tensor()
+        if positions != active:
+            change = take(put(self._nothing(total), positions, change), active)
+        return Prediction(p.x, upcast(p.output) + change / p.readout.gain, p.readout)
+
+    def _nothing(self, like: Vector) -> Tensor:
+        tensor = like.tensor()
+        return tensor.new_zeros((len(self.rows), *tensor.shape[1:]))
+
+
+def _checked(term: Term, delta: object, positive: Prediction) -> Vector:
+    if isinstance(delta, Tensor) and delta.shape == positive.output.shape:
+        return Vector.of(delta)
+    if not isinstance(delta, Vector):
+        what = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
+        raise ValueError(
+            f"{type(term).__name__}.delta: expected a Vector or a tensor of shape "
+            f"{tuple(positive.output.shape)}, got {what}"
+        )
+    return delta
