@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 JUDGED = 32  # pixels of a side, for the networks that judge pictures
 NAMES = {
-    "emoji": "text to image, 32 x 32 pixels, emoji in six styles: a StableDiffusionPipeline",
+    "emoji": "text to image, 64 x 64 pixels, emoji in six styles: a StableDiffusionPipeline",
     "emoji-weak": "a smaller, less trained UNet for the same pipeline, for autoguidance",
     "emoji-clip": "image-text model for features, scores and rewards: a CLIPModel",
     "emoji-judge": "a second image-text model, for published figures alone",

@@ -24,7 +24,7 @@ def test_evaluate_with_all_judges_that_ship(tmp_path):
         (found,) = [value for name, value in figures.items() if name.startswith(key)]
         assert found["value"] >= 0
     pictures = [Image.open(path) for path in (out / "pictures").glob("*.png")]
-    assert [picture.size for picture in pictures] == [(32, 32)] * 3
+    assert [picture.size for picture in pictures] == [(64, 64)] * 3
 
 
 def test_align_by_the_clip_that_ships(tmp_path):

@@ -38,7 +38,7 @@ def test_stock_diffusers_loads_it(dtype):
     pipe.set_progress_bar_config(disable=True)
     parts = (pipe.unet, pipe.vae, pipe.text_encoder)
     assert {part.dtype for part in parts} == {dtype or torch.float32}
-    assert pipe("red heart", num_inference_steps=1).images[0].size == (32, 32)
+    assert pipe("red heart", num_inference_steps=1).images[0].size == (64, 64)
 
 
 def test_the_files_are_small_and_safe():

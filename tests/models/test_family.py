@@ -125,8 +125,7 @@ def test_the_weak_model_is_a_worse_version_of_the_same(pipe):
     weak = models.load("emoji-weak")
     count = [sum(p.numel() for p in unet.parameters()) for unet in (pipe.unet, weak)]
     assert count[1] < count[0] / 3
-    shape = (8, weak.config.in_channels, 8, 8)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(8, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     words = pipe.encode_prompt(["cat face, noto style"] * 8, "cpu", 1, False)[0]
     with torch.no_grad():
         a, b = (unet(x, 700, encoder_hidden_states=words).sample for unet in (pipe.unet, weak))
