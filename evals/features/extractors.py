@@ -105,7 +105,7 @@ class Network:
 
     def prepare(self, pictures: Pictures) -> Tensor:
         """(N, 3, S, S) as the network takes them."""
-        if self.size is not None and len({np.shape(picture) for picture in pictures}) > 1:
+        if self.size is not None and len({np.asarray(picture).shape for picture in pictures}) > 1:
             return torch.cat([self.prepare([picture]) for picture in pictures])
         x = (to_tensor(pictures) + 1) / 2
         if self.size is not None and x.shape[2:] != (self.size, self.size):

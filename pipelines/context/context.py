@@ -158,7 +158,7 @@ def _listed(generators: object) -> list[torch.Generator]:
     return [one for one in several if isinstance(one, torch.Generator)]
 
 
-def _is_of_images(name: str, value: object, count: int) -> bool:
+def _is_of_images(name: str, value: Any, count: int) -> bool:
     """Does an argument hold something for each of ``count`` images?"""
     several = isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
     return several and len(value) == count and any(word in name for word in PER_IMAGE)
