@@ -1,6 +1,7 @@
 """The package as it is installed: wheel and editable, from inside and outside the checkout."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,20 @@ def test_rooms_import_from_the_storeys_below(part):
                 for other in (name.split(".")[0] for name in names):
                     above = other in storey and storey[other] >= storey[here]
                     assert not above, f"{path.relative_to(ROOT)} imports {other}"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("part", STOREYS)
+def test_no_files_of_a_room_import_each_other(part):
+    """Not in a circle of any length, and not for the sake of types either."""
+    for room in filter(Path.is_dir, (ROOT / part).iterdir()):
+        graph = {path.stem: set() for path in room.glob("*.py")}
+        for path in room.glob("[!_]*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level == 1:
+                    names = [node.module] if node.module else [each.name for each in node.names]
+                    graph[path.stem] |= {name.split(".")[0] for name in names} & graph.keys()
+        graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_guidance_needs_torch_only():

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...guidance import CFG, Constant, Gate, Guider, Scale
 from ..metrics.bootstrap import Estimate
@@ -23,6 +23,9 @@ from ..runs.measure import Judges, check_sources
 from ..runs.plan import exact_scale, folder_of
 from ..runs.registry import Wanted, parse_metrics
 from ..storage.processes import Processes
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 EFFECTIVE = "effective-scale"
 
@@ -89,7 +92,7 @@ def compare(
     methods: Sequence[Method],
     scales: Sequence[float],
     out: Path,
-    load: Callable[[], Any],
+    load: Callable[[], DiffusionPipeline],
     processes: Processes | None = None,
     match: bool = True,
 ) -> Comparison:

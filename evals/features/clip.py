@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..storage.pictures import to_tensor
+from ..storage.pictures import Pictures, to_tensor
 
 
 @torch.no_grad()
-def image_features(model: Any, pictures: Sequence[Any], batch_size: int = 256) -> Tensor:
+def image_features(model: Any, pictures: Pictures, batch_size: int = 256) -> Tensor:
     """(N, D) projected features, before any normalisation, of pictures of one size.
 
     Pictures of another size than the model's are averaged to it, each pixel over its area.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ... import models
 from ...guidance.engine.files import reason_of
-from ..storage.pictures import to_tensor
+from ..storage.pictures import Picture, Pictures, to_tensor
 from . import inception
 from .clip import text_features
 
@@ -75,7 +75,7 @@ class Network:
         if self.owner is not None:
             self.owner.eval()
 
-    def to(self, device: Any) -> Network:
+    def to(self, device: str | torch.device) -> Network:
         if self.owner is not None:
             self.owner.to(device)
         return self
@@ -86,7 +86,7 @@ class Network:
         return next((p.device for p in parameters), torch.device("cpu"))
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[Any]) -> Tensor:
+    def __call__(self, pictures: Pictures) -> Tensor:
         """(N, D) float32 features of pictures, of one size where the network does not resize.
 
         Raises:
@@ -103,9 +103,9 @@ class Network:
             raise ValueError(f"network {self.name}: features of picture {row} are NaN or infinite")
         return features
 
-    def prepare(self, pictures: Sequence[Any]) -> Tensor:
+    def prepare(self, pictures: Pictures) -> Tensor:
         """(N, 3, S, S) as the network takes them."""
-        if self.size is not None and len({np.shape(picture) for picture in pictures}) > 1:
+        if self.size is not None and len({np.asarray(picture).shape for picture in pictures}) > 1:
             return torch.cat([self.prepare([picture]) for picture in pictures])
         x = (to_tensor(pictures) + 1) / 2
         if self.size is not None and x.shape[2:] != (self.size, self.size):
@@ -131,10 +131,10 @@ class Network:
 
 
 def features_of(
-    pictures: Iterator[Any], count: int, network: Network, title: str
+    pictures: Iterator[Picture], count: int, network: Network, title: str
 ) -> Iterator[Tensor]:
     """Features of pictures, batch by batch."""
-    batch: list[Any] = []
+    batch: list[Picture] = []
     with tqdm(total=count, desc=f"{network.name}: {title}", unit="picture", disable=None) as bar:
         for picture in pictures:
             if len(batch) == BATCH:

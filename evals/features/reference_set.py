@@ -15,6 +15,7 @@ from ... import models
 from ..metrics.frechet import Moments
 from ..storage.files import read_picture
 from ..storage.hub import is_hub, load_dataset
+from ..storage.pictures import Picture
 from .extractors import Network, features_of
 from .statistics_files import check_npz, read_npz, read_pkl
 
@@ -105,7 +106,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def _computed(
-    pictures: Iterator[Any], count: int, network: Network, source: str, mark: str
+    pictures: Iterator[Picture], count: int, network: Network, source: str, mark: str
 ) -> Reference:
     features = torch.cat(list(features_of(pictures, count, network, source)))
     digest = hashlib.sha256(mark.encode()).hexdigest()[:16]

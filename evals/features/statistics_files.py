@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..metrics.frechet import Moments
 from ..storage.files import BROKEN
+from ..storage.pictures import Pictures
 from . import pickled_arrays
 from .extractors import Network, features_of
 
@@ -65,7 +65,7 @@ def read_npz(path: Path, network: Network) -> Statistics:
                 f"reference {path} has arr_0 of shape {rows.shape} and type {rows.dtype}; allowed "
                 "is (N, H, W, 3) uint8"
             )
-        pictures: Sequence[Any] = list(rows)
+        pictures: Pictures = list(rows)
         features = torch.cat(list(features_of(iter(pictures), len(rows), network, path.name)))
         return Moments.of(features), features
     if "mu" in arrays and "sigma" in arrays:

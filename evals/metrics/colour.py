@@ -6,10 +6,9 @@ library's definitions, on 8-bit sRGB values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
+
+from ..storage.pictures import Picture, Pictures
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -17,7 +16,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 WHITE = 0.9  # a pixel is white where none of its channels is below this
 
 
-def saturation(pictures: Sequence[Any], skip_white: bool = False) -> np.ndarray:
+def saturation(pictures: Pictures, skip_white: bool = False) -> np.ndarray:
     """The mean over pixels of HSV's S, ``(max - min) / max`` and 0 for black; (N,) in [0, 1].
 
     Args:
@@ -33,12 +32,12 @@ def saturation(pictures: Sequence[Any], skip_white: bool = False) -> np.ndarray:
     return np.array(values)
 
 
-def contrast(pictures: Sequence[Any]) -> np.ndarray:
+def contrast(pictures: Pictures) -> np.ndarray:
     """The standard deviation over pixels of BT.601 luma; (N,) in [0, 1]."""
     return np.array([np.std(_pixels(picture) @ LUMA) for picture in pictures])
 
 
-def clipped(pictures: Sequence[Any], skip_white: bool = False) -> np.ndarray:
+def clipped(pictures: Pictures, skip_white: bool = False) -> np.ndarray:
     """The share of channel values at most 1 or at least 254 of 255; (N,) in [0, 1].
 
     Args:
@@ -53,7 +52,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
 
 
-def _pixels(picture: Any, skip_white: bool = False) -> np.ndarray:
+def _pixels(picture: Picture, skip_white: bool = False) -> np.ndarray:
     """(pixels, 3) numbers in [0, 1] of a PIL picture or an (H, W, 3) uint8 array."""
     array = np.asarray(picture)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:

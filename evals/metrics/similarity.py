@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..storage.pictures import to_tensor
+from ..storage.pictures import Pictures, to_tensor
 
 SAME = 100.0  # decibels that stand for two pictures without a difference
 
 
-def psnr(pictures: Sequence[Any], others: Sequence[Any]) -> np.ndarray:
+def psnr(pictures: Pictures, others: Pictures) -> np.ndarray:
     """``10 log10(1 / mean squared difference)`` of values in [0, 1]; (N,) decibels, at most 100."""
     x, y = (((to_tensor(z) + 1) / 2).double() for z in (pictures, others))
     error = _same_size(x, y).sub(y).square().mean(dim=(1, 2, 3))
     return (-10 * error.clamp(min=10 ** (-SAME / 10)).log10()).numpy()
 
 
-def ssim(pictures: Sequence[Any], others: Sequence[Any]) -> np.ndarray:
+def ssim(pictures: Pictures, others: Pictures) -> np.ndarray:
     """Structural similarity (Wang et al. 2004), Gaussian window of 11 and sigma 1.5; (N,).
 
     Raises:
@@ -35,7 +34,7 @@ def ssim(pictures: Sequence[Any], others: Sequence[Any]) -> np.ndarray:
     return torch.as_tensor(values).reshape(-1).double().numpy()
 
 
-def lpips(pictures: Sequence[Any], others: Sequence[Any]) -> np.ndarray:
+def lpips(pictures: Pictures, others: Pictures) -> np.ndarray:
     """Learned perceptual distance (Zhang et al. 2018), AlexNet; (N,).
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,11 +19,14 @@ from .manifest import Request, files_digest, model_facts, write_manifest
 from .measure import Judges, measure
 from .registry import NEIGHBOURS, Wanted, hits, parse_metrics, scores
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 def evaluate(
     request: Request,
     out: str | Path,
-    load: Callable[[], Any] | None = None,
+    load: Callable[[], DiffusionPipeline] | None = None,
     processes: Processes | None = None,
     *,
     judges: Judges | None = None,

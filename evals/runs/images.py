@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from ..storage.files import is_whole, read_json, read_picture, write_json
 from ..storage.prompts import Prompts
 from .plan import Plan
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 class Drawing:
     """The pictures of a plan, ``folder/pictures/000000.png`` and on.
@@ -43,7 +46,7 @@ class Drawing:
 
     def __init__(
         self, plan: Plan, prompts: Prompts, count: int, folder: Path,
-        load: Callable[[], Any], keep: bool = True,
+        load: Callable[[], DiffusionPipeline], keep: bool = True,
     ) -> None:  # fmt: skip
         self.plan, self.prompts, self.count, self.folder = plan, prompts, count, folder
         self.batch_size, self.batches = plan.batch_size, math.ceil(count / plan.batch_size)
@@ -99,14 +102,14 @@ class Drawing:
     def _facts(self, batch: int) -> Path:
         return self.folder / "facts" / f"{batch:05d}.json"
 
-    def _pipe(self) -> Any:
+    def _pipe(self) -> DiffusionPipeline:
         pipe = self._load()
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def _draw(self, batch: int) -> list[Image.Image]:
         pipe, jobs = self._pipe(), self.plan.jobs(self.prompts, batch)
-        _forget_peak(pipe.device)
+        forget_peak(pipe.device)
         started = time.perf_counter()
         with fixed_threads(self.threads), guided(
             pipe, self._guider, quiet=True, skip=self._skip
@@ -125,7 +128,7 @@ class Drawing:
         facts = {
             "evaluations": evaluations,
             "seconds": seconds / len(jobs),
-            "memory": _memory(pipe.device),
+            "memory": peak_memory(pipe.device),
         }
         write_json(self._facts(batch), facts)
         return images[: len(numbers)]
@@ -180,15 +183,15 @@ class Gallery:
         return [read_picture(self.path(n)) for n in self.numbers(batch)]
 
 
-def _forget_peak(device: torch.device) -> None:
-    """Let ``_memory`` speak of what comes; on Linux and GPUs, elsewhere of the whole process."""
+def forget_peak(device: torch.device) -> None:
+    """From here on ``peak_memory`` is of what comes; on Linux and GPUs, elsewhere of all."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _memory(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
     """The most memory taken since, in MB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from ..storage.prompts import Prompts
 from .images import Drawing, Gallery
 from .measure import Judges
 from .plan import Plan, device_name
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 FILE, DRAWS = "manifest.json", "draws.npz"
 PACKAGES = ("guiders", "torch", "diffusers", "transformers", "numpy", "pillow")
@@ -90,7 +93,7 @@ class Request:
             raise ValueError(f"manifest asks for {data!r}; it cannot be read ({error})") from None
 
 
-def model_facts(pipe: Any) -> dict[str, Any]:
+def model_facts(pipe: DiffusionPipeline) -> dict[str, Any]:
     """A pipeline's classes, precision and device, and the digest of all its weights."""
     modules = {k: v for k, v in pipe.components.items() if isinstance(v, torch.nn.Module)}
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)

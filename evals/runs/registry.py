@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from ..features.extractors import Network
 from ..metrics import mmd
 from ..metrics.colour import clipped, contrast, saturation
 from ..metrics.similarity import lpips, psnr, ssim
+from ..storage.pictures import Picture, Pictures
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ ALIASES = {
     "cmmd-clip": "cmmd:clip-l-336",
     "clip-l": "clip:clip-l",
 }
-COLOURS: dict[str, Callable[[Sequence[Any]], np.ndarray]] = {
+COLOURS: dict[str, Callable[[Pictures], np.ndarray]] = {
     "saturation": saturation,
     "saturation-ink": lambda pictures: saturation(pictures, skip_white=True),
     "contrast": contrast,
@@ -147,13 +147,13 @@ class Probe:
     """Pictures to rows, and the name of the folder in which they are kept."""
 
     key: str
-    rows: Callable[[Sequence[Any], Sequence[int]], np.ndarray]
+    rows: Callable[[Pictures, Sequence[int]], np.ndarray]
 
 
 def colour_probe() -> Probe:
     """(N, 5), the columns of ``COLOURS``."""
 
-    def rows(pictures: Sequence[Any], numbers: Sequence[int]) -> np.ndarray:
+    def rows(pictures: Pictures, numbers: Sequence[int]) -> np.ndarray:
         return np.stack([figure(pictures) for figure in COLOURS.values()], axis=1)
 
     return Probe("colour", rows)
@@ -167,7 +167,7 @@ def network_probe(network: Network) -> Probe:
     )
 
 
-def similarity_probe(name: str, other: Callable[[int], Any], digest: str) -> Probe:
+def similarity_probe(name: str, other: Callable[[int], Picture], digest: str) -> Probe:
     """(N, 1), to the picture of the same number in a baseline.
 
     Args:
@@ -175,7 +175,7 @@ def similarity_probe(name: str, other: Callable[[int], Any], digest: str) -> Pro
     """
     figure = SIMILARITIES[name]
 
-    def rows(pictures: Sequence[Any], numbers: Sequence[int]) -> np.ndarray:
+    def rows(pictures: Pictures, numbers: Sequence[int]) -> np.ndarray:
         return figure(pictures, [other(number) for number in numbers])[:, None]
 
     return Probe(f"{name}-{digest[:8]}", rows)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+Picture = Image.Image | np.ndarray
+"""A PIL picture, or an (H, W, 3) uint8 array."""
+Pictures = Sequence[Picture]
 
-def to_tensor(pictures: Sequence[Any]) -> Tensor:
+
+def to_tensor(pictures: Pictures) -> Tensor:
     """PIL pictures or (H, W, 3) uint8 arrays of one size, as (N, 3, H, W) in [-1, 1].
 
     Raises:

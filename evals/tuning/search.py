@@ -54,7 +54,7 @@ def search(
     budget: int,
     journal: Path,
     seed: int = 0,
-    after: Callable[[list[Trial], list[str]], Any] = lambda trials, refused: None,
+    after: Callable[[list[Trial], list[str]], object] = lambda trials, refused: None,
     explicit: Callable[[Guider], Guider] = lambda guider: guider,
 ) -> list[Trial]:
     """Ask optuna for settings and tell it their figures, until ``budget`` trials are drawn.

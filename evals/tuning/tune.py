@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,6 +35,9 @@ from ..storage.processes import Processes
 from ..storage.prompts import Prompts
 from .objective import Goal, parse_goal
 from .search import Measure, Trial, load_optuna, search
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 JOURNAL = "journal.log"
 
@@ -98,14 +101,14 @@ def tune(
     request: Request,
     guider: str,
     out: str | Path,
-    load: Callable[[], Any],
+    load: Callable[[], DiffusionPipeline],
     budget: int = 40,
     *,
     direction: str = "",
     target: float | None = None,
     profile: str | Path | None = None,
     processes: Processes | None = None,
-    after: Callable[[Tuning], Any] = lambda tuning: None,
+    after: Callable[[Tuning], object] = lambda tuning: None,
 ) -> Tuning:
     """Search the ranges of a guider for what is best by the one metric of a request.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from ..patch.call_arguments import Inputs
 from ..patch.class_swap import restore, swap
 from ..patch.parts import DENOISERS, parts_of
 from .truncation import Draw, Truncation
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Backprop:
@@ -36,7 +39,7 @@ class Backprop:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: DiffusionPipeline,
         attachment: Attachment,
         truncation: Truncation,
         rng: random.Random,
@@ -172,7 +175,7 @@ class Backprop:
 
 @contextmanager
 def backpropagated(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     guider: Guider,
     truncation: Truncation | None = None,
     *,
@@ -219,7 +222,7 @@ def backpropagated(
 
 
 @contextmanager
-def plain(pipe: Any) -> Iterator[None]:
+def plain(pipe: DiffusionPipeline) -> Iterator[None]:
     """The pipeline without what it does to its pictures outside of torch."""
     hidden = {
         name: part

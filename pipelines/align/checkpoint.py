@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...guidance.engine.files import reason_of, write_torch
 from ..patch.parts import DENOISERS, parts_of
+from ..rewards.check import Reward
 from .settings import AlignSettings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 FREE = ("max_steps", "save_every", "eval_every", "checkpointing")
 
@@ -76,7 +80,7 @@ class Checkpoint:
 
 
 def identity_of(
-    pipe: Any, reward: Any, prompts: Sequence[str], unseen: Sequence[str]
+    pipe: DiffusionPipeline, reward: Reward, prompts: Sequence[str], unseen: Sequence[str]
 ) -> dict[str, str]:
     """What makes a run this one, besides its settings."""
 

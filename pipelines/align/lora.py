@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from ..generation.load import LORA
 from ..patch.call_arguments import Inputs
 from ..patch.parts import DENOISERS, parts_of
 from ..patch.perturb import changed
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 ADAPTER = "align"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -35,7 +38,11 @@ class Adapter:
     """
 
     def __init__(
-        self, pipe: Any, rank: int = 4, alpha: float = 4, target_modules: Sequence[str] = ATTENTION
+        self,
+        pipe: DiffusionPipeline,
+        rank: int = 4,
+        alpha: float = 4,
+        target_modules: Sequence[str] = ATTENTION,
     ) -> None:
         try:
             from peft import LoraConfig

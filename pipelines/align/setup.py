@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,11 @@ from ..patch.class_swap import restore, swap
 from ..patch.parts import parts_of
 from .backprop import plain
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def freeze(pipe: Any, dtype: torch.dtype, device: torch.device, blocks: bool) -> None:
+
+def freeze(pipe: DiffusionPipeline, dtype: torch.dtype, device: torch.device, blocks: bool) -> None:
     """Everything without gradients, in inference mode, on the device, in the type given.
 
     Args:
@@ -41,7 +44,7 @@ def freeze(pipe: Any, dtype: torch.dtype, device: torch.device, blocks: bool) ->
 
 
 @contextmanager
-def trainable(pipe: Any) -> Iterator[None]:
+def trainable(pipe: DiffusionPipeline) -> Iterator[None]:
     """The pipeline without its bar and what is no function; its decoder takes latents of any type.
 
     The type is that of the loop, which an adapter in float32 may widen.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from .lora import Adapter
 from .monitor import Monitor
 from .settings import AlignSettings
 from .setup import freeze, trainable
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,7 +70,7 @@ class Trainer:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: DiffusionPipeline,
         reward: Reward,
         prompts: Sequence[str],
         settings: AlignSettings | None = None,

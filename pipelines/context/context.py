@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from .classifiers import load_classifier
 from .decode import decode
 from .probe import Captured, quiet_bar
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 SWITCHES = ("guidance_scale", "true_cfg_scale")
 PER_IMAGE = ("image", "mask", "video", "embeds")
 DROPPED = ("generator", "latents", "callback_on_step_end", "callback", "output_type", "sigmas")
@@ -27,6 +30,9 @@ DROPPED = ("generator", "latents", "callback_on_step_end", "callback", "output_t
 _REWARDS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
+Prompt = str | int  # a text or a class
+
+
 class PipelineContext(Context):
     """The context of one attached pipeline.
 
@@ -34,18 +40,18 @@ class PipelineContext(Context):
     stopped when it calls its denoiser.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: DiffusionPipeline) -> None:
         self._pipe = pipe
-        self._conditions: dict[Any, Condition] = {}
+        self._conditions: dict[Prompt, Condition] = {}
         self._asked: dict[str, Any] = {}
-        self._own: list[Any] = []
+        self._own: list[Prompt] = []
         self._batch = 0
         self._generators: list[int] = []  # as they are before the run
         self._rewards = _REWARDS.setdefault(pipe, {})
         self._classifiers: dict[Any, Callable[[Tensor], Tensor]] = {}
 
     def prepare(
-        self, call: Callable[..., Any], asked: dict[str, Any], prompts: Sequence[Any]
+        self, call: Callable[..., Any], asked: dict[str, Any], prompts: Sequence[Prompt]
     ) -> None:
         """Before a run: whose pictures it will draw, and how the network is told ``prompts``.
 
@@ -146,7 +152,7 @@ class PipelineContext(Context):
         return inputs
 
 
-def _listed(generators: Any) -> list[torch.Generator]:
+def _listed(generators: object) -> list[torch.Generator]:
     """The generators of a call, of which there may be one, one for each image, or none."""
     several = generators if isinstance(generators, (list, tuple)) else [generators]
     return [one for one in several if isinstance(one, torch.Generator)]
@@ -158,7 +164,7 @@ def _is_of_images(name: str, value: Any, count: int) -> bool:
     return several and len(value) == count and any(word in name for word in PER_IMAGE)
 
 
-def _prompts(asked: dict[str, Any]) -> tuple[str | None, list[Any]]:
+def _prompts(asked: dict[str, Any]) -> tuple[str | None, list[Prompt]]:
     """The name of the argument with the prompts or classes, and what it holds."""
     for name in ("prompt", "class_labels"):
         value = asked.get(name)

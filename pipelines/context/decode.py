@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def decode(pipe: Any, x0: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
+
+def decode(
+    pipe: DiffusionPipeline, x0: Tensor, height: int | None = None, width: int | None = None
+) -> Tensor:
     """Pictures (B, 3, H, W), about [-1, 1], of clean latents (B, ...); differentiable.
 
     Args:
@@ -67,7 +72,7 @@ class _Decoder(nn.Module):
         return vae.decode(x0, return_dict=False)[0]
 
 
-def _cannot(pipe: Any, why: str) -> ValueError:
+def _cannot(pipe: DiffusionPipeline, why: str) -> ValueError:
     return ValueError(
         f"{type(pipe).__name__}: the guider asks for decoded pictures and {why}; allowed are "
         "pipelines whose latents are decoded to single pictures"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..patch.call_arguments import Inputs
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Captured(BaseException):
@@ -22,7 +25,7 @@ class Captured(BaseException):
 
 
 @contextmanager
-def quiet_bar(pipe: Any) -> Iterator[None]:
+def quiet_bar(pipe: DiffusionPipeline) -> Iterator[None]:
     """The pipeline shows no progress inside, and what it showed before afterwards."""
     shown = getattr(pipe, "_progress_bar_config", None)
     pipe.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from guiders import APG, CFG, Adaptive, Interval, Rescale, WeakModel
-from guiders.evals.runs.images import _forget_peak, _memory
+from guiders.evals.runs.images import forget_peak, peak_memory
 from guiders.evals.runs.plan import Plan, exact_scale
 from guiders.guidance.engine import files
 from guiders.pipelines.generation import png
@@ -159,10 +159,10 @@ def test_a_folder_belongs_to_one_plan(drawing, tmp_path):
 def test_memory_is_of_what_was_drawn_and_not_of_before():
     device = torch.device("cpu")
     large = np.ones(40_000_000)
-    assert _memory(device) > 320
+    assert peak_memory(device) > 320
     del large
-    _forget_peak(device)
-    before = _memory(device)
+    forget_peak(device)
+    before = peak_memory(device)
     small = np.ones(10_000_000)
-    assert 70 < _memory(device) - before < 200
+    assert 70 < peak_memory(device) - before < 200
     del small
