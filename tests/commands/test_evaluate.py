@@ -150,7 +150,7 @@ def test_networks_of_a_manifest_run_no_code(evaluate, tmp_path, capsys):
     for metric, words in (
         ("fd:clip:/nowhere", "network /nowhere needs weights"),
         ("fd:sys:exit", "got fd:sys:exit"),
-        ("clip:sys:exit", "clip:sys:exit, which runs code"),
+        ("clip:sys:exit", "got clip:sys:exit"),
     ):
         manifest["request"] |= {"metrics": [metric], "reference": str(tmp_path / "real.npz")}
         path.write_text(json.dumps(manifest))
