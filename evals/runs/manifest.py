@@ -54,7 +54,7 @@ class Request:
 
     plan: Plan | None = None
     pictures: str = ""
-    count: int = integer(256, low=0, high=MOST)
+    count: int = 256
     metrics: tuple[str, ...] = ()
     prompts: str = ""
     reference: str = ""
@@ -66,8 +66,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.pictures:
-            as_integer("", "num_images", self.count, low=2, high=MOST)
+        as_integer("", "num_images", self.count, low=0 if self.pictures else 2, high=MOST)
         if (self.plan is None) == (not self.pictures):
             raise reject("", "pictures", self.pictures, "a folder, or a plan to draw")
 

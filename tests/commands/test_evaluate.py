@@ -83,7 +83,7 @@ def test_another_guider_in_the_same_folder_is_refused_and_nothing_is_lost(
         (["--metrics", "fd,,saturation"], ["metrics is 'fd,,saturation'", "an empty name"]),
         (["--num-images", "1000000000"], ["num_images: expected", "1000000, got 1000000000"]),
         (["--metrics", "class:emoji-classifier"], ["class", "labels", "symbols"]),
-        (["--num-images", "1"], ["num_images", "1", "from 2"]),
+        (["--num-images", "1"], ["num_images", "1", "between 2"]),
         (["--num-images", "-3"], ["num_images", "-3"]),
         (["--batch-size", "0"], ["batch_size", "0"]),
         (["--threads", "0"], ["threads", "0"]),
@@ -149,8 +149,8 @@ def test_networks_of_a_manifest_run_no_code(evaluate, tmp_path, capsys):
     np.savez(tmp_path / "real.npz", mu=np.zeros(3), sigma=np.eye(3))
     for metric, words in (
         ("fd:clip:/nowhere", "network /nowhere needs weights"),
-        ("fd:sys:exit", "fd:sys:exit, which runs code"),
-        ("clip:sys:exit", "clip:sys:exit, which runs code"),
+        ("fd:sys:exit", "got fd:sys:exit"),
+        ("clip:sys:exit", "got clip:sys:exit"),
     ):
         manifest["request"] |= {"metrics": [metric], "reference": str(tmp_path / "real.npz")}
         path.write_text(json.dumps(manifest))

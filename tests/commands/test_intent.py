@@ -158,7 +158,7 @@ def test_misuse(known, folder, tmp_path, capsys):
         (["profile", *flags, "--num-prompts", "80"], "num_prompts: expected .*, got 80"),
         (["profile", *flags, "--scales", "much"], "scales: expected .*, got 'much'"),
         (["profile", *flags, "--scales", "0.5"], "scales are"),
-        (["profile", *flags, "--guider", "apg+rescale"], "guider: expected .*, got 'apg+rescale'"),
+        (["profile", *flags, "--guider", "apg+rescale"], "guider: expected .*, got 'apg.rescale'"),
         (["profile", *flags, "--guider", "tcfg"], "guiders have TCFG"),
         (["profile", *flags, "--skip", "sada"], "skip"),
         (["profile", *flags, "--seed", "3", "--scales", "3"], "seed is 3"),
