@@ -286,8 +286,8 @@ def speed(name: str) -> Callable[[Page, Machine, bool], None]:
         page.section(
             f"A step of {name}" + " (tiny)" * tiny,
             ["variant", "ms", "/ no guider", "beyond, ms", "launches", "peak, MiB"],
-            f"Latents {tuple(inputs['latents'].shape)}, the network in bfloat16; the median of {steps} "
-            "steps. The peak is beyond the weights.",
+            f"Latents {tuple(inputs['latents'].shape)}, the network in bfloat16; the median of "
+            f"{steps} steps. The peak is beyond the weights.",
         )
         call(pipe, inputs, None, 2)  # warms up
         plain: float | None = None
