@@ -408,7 +408,7 @@ def align(page: Page, machine: Machine, tiny: bool) -> None:
 
 def evaluate(page: Page, machine: Machine, tiny: bool) -> None:
     """Pictures a second of ``guiders evaluate``, drawn and measured."""
-    few, many = (1, 3) if tiny else (256, 1280)
+    few, many = (2, 4) if tiny else (256, 1280)
     page.section(
         "`guiders evaluate`", ["pictures", "steps", "pictures a second"],
         f"The emoji model with CFG: the slope between {few} and {many} pictures.",
