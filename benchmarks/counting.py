@@ -36,7 +36,8 @@ class Counts:
         operations: on large tensors. One on a part of the latents counts as that part, so that
             passes over them count the same whether they are made in one piece or in chunks.
         doubles: of them those that read or write float64.
-        bytes: which they read and write, of large tensors and of parts of them.
+        bytes: which they read and write, of large tensors and of parts of them; what a chunk makes
+            for itself stays in the cache.
     """
 
     operations: float = 0.0

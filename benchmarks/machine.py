@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import warnings
@@ -69,8 +70,8 @@ class Machine:
         with torch.profiler.profile(activities=activities) as seen:
             call()
             self.wait()
-        on_device = torch.autograd.DeviceType.CUDA
-        return sum(e.device_type == on_device and not e.is_user_annotation for e in seen.events())
+        there = [e for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        return sum(not getattr(event, "is_user_annotation", False) for event in there)
 
     def peak(self, call: Callable[[], Any]) -> float | None:
         """MiB that were allocated at most, beyond what was before."""
@@ -84,6 +85,8 @@ class Machine:
         return (torch.cuda.max_memory_allocated() - before) / MEGA
 
     def empty(self) -> None:
+        """Give back what nothing holds any more."""
+        gc.collect()
         if self.gpu:
             torch.cuda.empty_cache()
 

@@ -38,6 +38,7 @@ from diffusers import (
 )
 from diffusers.utils import logging
 from guiders import APG, CFG, Adaptive, Guider, Interval, Rescale, guided, models
+from guiders.pipelines.machine import fixed_threads
 from theirs import diffusers_guiders
 from torch import Tensor
 from tqdm import tqdm
@@ -325,14 +326,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = torch.Size(case.shape).numel()
         counts |= {other: counted_calls(call, size) for other, call in theirs(case).items()}
         for threads in args.threads:
-            torch.set_num_threads(threads)
-            times = measured(case, args.rounds, args.steps)
+            with fixed_threads(threads):
+                times = measured(case, args.rounds, args.steps)
             lines += section(f"{case.title}; threads: {threads}", times, counts)
             data.append({"case": case.title, "threads": threads, "ms": times, "counts": counts})
     if "emoji" in args.cases:
         for threads in args.threads:
-            torch.set_num_threads(threads)
-            times, nfe = real(args.rounds, args.steps // 2)
+            with fixed_threads(threads):
+                times, nfe = real(args.rounds, args.steps // 2)
             lines += real_section(threads, times, nfe)
             data.append({"case": "emoji", "threads": threads, "ms": times, "nfe": nfe})
     print("\n".join(lines))

@@ -47,7 +47,7 @@ class Page:
         self.save()
 
     def skip(self, what: str, why: str) -> None:
-        self.left_out.append(f"- {what}: {why}")
+        self.left_out.append(f"{what}: {why}")
         print("left out", what, why, sep=" | ", flush=True)
         self.save()
 
@@ -72,7 +72,12 @@ class Page:
 
     def save(self) -> None:
         lines = [f"# Guiders on {self.source['machine']}", "", told(self.source), *self.lines]
-        lines += ["", "## Left out, or failed", "", *(self.left_out or ["Nothing."])]
+        lines += [
+            "",
+            "## Left out, or failed",
+            "",
+            *([f"- {line}" for line in self.left_out] or ["Nothing."]),
+        ]
         spent = {"seconds": round(time.monotonic() - self.started, 1)}
         left = {"sections": self.data, "left out": self.left_out}
         write(self.out, lines, {**self.source, **spent, **left})

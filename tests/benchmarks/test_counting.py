@@ -31,7 +31,7 @@ def counts(function):
         (lambda x, y: torch.empty_like(x), 0, 0),
         (lambda x, y: x[0, 0, 0, 0] + 1, 0, 0),
         (lambda x, y: torch.ones(100) * 3, 0, 0),
-        (lambda x, y: x[:, :2] + 1, 0.5, 0.5 + 0.5),
+        (lambda x, y: x[:, :2] + 1, 0.5, 0.5),  # the result is a small tensor
         (lambda x, y: [x[:, i].add_(y[:, i]) for i in range(4)], 1, 3),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ def page(out, *words):
 
 def test_every_section(tmp_path):
     text, data = page(tmp_path / "gpu.md", "--seconds", "3600")
-    assert data["left out"] == ["- offload, all but none: there is no GPU"]
+    assert data["left out"] == ["offload, all but none: there is no GPU"]
     assert len(data["sections"]) == len(gpu.SECTIONS)
     assert all(section["rows"] for section in data["sections"])
     rows = {section["section"]: section["rows"] for section in data["sections"]}

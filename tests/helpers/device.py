@@ -375,6 +375,9 @@ class _Module(getattr(backend_registration, "_DummyBackendModule", object)):
     def is_available(self) -> bool:
         return _current is not None
 
+    def device_count(self) -> int:
+        return int(self.is_available())
+
     def current_stream(self, device: Any = None) -> Stream:
         return Stream()
 
