@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,9 +99,19 @@ class BoundTerm:
         return Numbers(on_device(tuple(scales), wide_type(like.device), like.device))
 
     def references(
-        self, query: Query, positive: Prediction, answers: Answers, graph: bool
-    ) -> list[Prediction]:
-        """The reference predictions of the images that are guided now."""
+        self,
+        query: Query,
+        positive: Prediction,
+        answers: Answers,
+        graph: bool,
+        bind: Callable[[Prediction], Prediction],
+    ) -> tuple[Prediction, ...]:
+        """The reference predictions of the images that are guided now.
+
+        Args:
+            graph: do they keep their gradients?
+            bind: writes an answer as the gap to the positive prediction; equal ones share it.
+        """
         place, found = {position: row for row, position in enumerate(self.active)}, []
         for reference, asked in zip(self.term.references, self.asked, strict=True):
             parts = {
@@ -109,9 +119,10 @@ class BoundTerm:
                 for branch, positions in asked.items()
             }
             answer = answers.assemble(positive, parts)
-            answer = answer if graph else answer.detach()
-            found.append(reference.read(query, positive, answer, self.state.view(self.active)))
-        return found
+            answer = bind(answer if graph else answer.detach())
+            read = reference.read(query, positive, answer, self.state.view(self.active))
+            found.append(read if read.origin is positive else read.relative_to(positive))
+        return tuple(found)
 
     def _of_images(self, asked: Asked) -> Asked:
         return {branch: self.images(positions) for branch, positions in asked.items()}
@@ -189,6 +200,10 @@ class BoundGuider:
         def positive_of(images: list[int]) -> Prediction:
             return seen.setdefault(tuple(images), positive.rows(images))
 
+        def bind(answer: Prediction) -> Prediction:
+            _, bound = related.setdefault(id(answer), (answer, answer.relative_to(p)))
+            return bound
+
         for bound in self.terms:
             if not bound.active:
                 continue
@@ -201,10 +216,7 @@ class BoundGuider:
             else:
                 # Equal references of one positive prediction share their gap.
                 p = positive_of(images)
-                several = tuple(
-                    related.setdefault(id(said), (said, said.relative_to(p)))[1]
-                    for said in bound.references(here, p, answers, graph=positive is watched)
-                )
+                several = bound.references(here, p, answers, positive is watched, bind)
                 bound.term.when.observe(here, p, several[0], state)
                 if cosines or bound.term.when.observes:
                     cosine_here = cosine(p.x0, several[0].x0).values.detach()
