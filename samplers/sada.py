@@ -114,7 +114,7 @@ class Accelerated(Denoiser):
     Args:
         settings: a ``SADA``.
         readout: how the output of the network is read at a level, for the steps without one.
-        guiders, batch, context, diagnose: as for ``Denoiser``.
+        guiders, batch, context, diagnose, cosines: as for ``Denoiser``.
     """
 
     def __init__(
@@ -125,8 +125,9 @@ class Accelerated(Denoiser):
         batch: int,
         context: Context | None = None,
         diagnose: bool = False,
+        cosines: bool = False,
     ) -> None:
-        super().__init__(guiders, batch, context, diagnose)
+        super().__init__(guiders, batch, context, diagnose, cosines)
         self._settings, self._readout = settings, readout
         self._past: list[_Past] = []
         self._guess: Tensor | None = None

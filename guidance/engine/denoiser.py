@@ -277,7 +277,10 @@ class Denoiser:
                 zeros = torch.zeros_like(take(output, requests.blank))
                 output = put(output, requests.blank, zeros)
         sums = row_sums(output)
-        self._checks.add(query.step, sums, lambda: _blame(answers, changes))
+        # What is not finite is asked for an evaluation later: no graph is kept until then.
+        said = [(branch, answers.raw(branch).detach()) for branch in answers.asked]
+        made = changes if query.watch is None else []
+        self._checks.add(query.step, sums, lambda: _blame(said, made))
         record = self._record(requests, query, answers, output, changes)
         return Guided(output, positive, record, sums, query.step)
 
@@ -371,10 +374,10 @@ def _cosines_of(bound: BoundTerm, changes: Sequence[Change]) -> CosinesOfTerm:
     return len(bound.rows), bound.active, None if change is None else change.cosine
 
 
-def _blame(answers: Answers, changes: Sequence[Change]) -> str:
+def _blame(said: Sequence[tuple[Branch, Tensor]], changes: Sequence[Change]) -> str:
     """What of an evaluation is not finite."""
-    for branch in answers.asked:
-        if not bool(answers.raw(branch).isfinite().all()):
+    for branch, output in said:
+        if not bool(output.isfinite().all()):
             return f"the network's {branch} prediction"
     for change in changes:
         if not change.vector.is_finite():

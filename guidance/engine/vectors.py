@@ -210,10 +210,11 @@ class Vector:
             return NotImplemented
         weights = dict(self.weights)
         for basis, weight in other.weights.items():
-            total = weights.pop(basis, 0.0) + weight
+            total = weights[basis] + weight if basis in weights else weight
+            weights[basis] = total
             # What cancels is not multiplied by 0, which is NaN where it is not finite.
-            if isinstance(total, Numbers) or total:
-                weights[basis] = total
+            if not isinstance(total, Numbers) and not total:
+                del weights[basis]
         return Vector(weights, self._like)
 
     __radd__ = __add__
@@ -279,11 +280,13 @@ def as_vector(value: Batch) -> Vector:
 def dot(a: Batch, b: Batch) -> Numbers:
     """The scalar product of two batches of images (B, ...), for each image."""
     a, b = as_vector(a), as_vector(b)
-    total: Any = 0.0
+    total: Numbers | None = None
     for one, weight in a.weights.items():
         for other, factor in b.weights.items():
-            total = total + Numbers(one.product(other)) * weight * factor
-    if isinstance(total, Numbers):
+            part, both = Numbers(one.product(other)), weight * factor
+            part = part if _is_one(both) else part * both
+            total = part if total is None else total + part
+    if total is not None:
         return total
     like = a._like.tensor
     return Numbers(wide(like.new_zeros(len(like))))
