@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .answers import Answers
-from .guider import Guider, Term
+from .guider import Guider, Post, Prepare, Term
 from .levels import Step
 from .predictions import Prediction, Query
 from .reference import POSITIVE, Asked, Branch
@@ -38,6 +38,9 @@ class BoundTerm:
     active: list[int] = field(default_factory=list)
     asked: list[dict[Branch, list[int]]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.references = self.term.references
+
     def images(self, positions: Sequence[int]) -> list[int]:
         return [self.rows[position] for position in positions]
 
@@ -46,7 +49,7 @@ class BoundTerm:
         self.state.begin(step)
         if step.stage == 0 or not self.scales:
             self._read_scales(step)
-        references, off = self.term.references, self.term.off
+        references, off = self.references, self.term.off
         on = [scale for scale in self.scales if isinstance(scale, float | int) and scale != off]
         if not all(reference.admits(step, on) for reference in references):
             self.scales = [off] * len(self.rows)
@@ -64,7 +67,7 @@ class BoundTerm:
     def follow(self, query: Query, answers: Answers) -> list[Asked]:
         """What each reference needs besides, the positive prediction being known."""
         found = []
-        for place, reference in enumerate(self.term.references):
+        for place, reference in enumerate(self.references):
             if not self.active or not reference.needs_positive:
                 continue
             active, images = self.active, self.images(self.active)
@@ -98,7 +101,7 @@ class BoundTerm:
             return scales[0]
         return Numbers(on_device(tuple(scales), wide_type(like.device), like.device))
 
-    def references(
+    def read(
         self,
         query: Query,
         positive: Prediction,
@@ -113,7 +116,7 @@ class BoundTerm:
             bind: writes an answer as the gap to the positive prediction; equal ones share it.
         """
         place, found = {position: row for row, position in enumerate(self.active)}, []
-        for reference, asked in zip(self.term.references, self.asked, strict=True):
+        for reference, asked in zip(self.references, self.asked, strict=True):
             parts = {
                 branch: [(place[i], self.rows[i]) for i in positions if i in place]
                 for branch, positions in asked.items()
@@ -158,16 +161,23 @@ class Change:
 
 @dataclass
 class BoundGuider:
-    """A guider for the images ``rows`` of the batch; ``terms`` are its own, gradients last."""
+    """A guider for the images ``rows`` of the batch.
+
+    Attributes:
+        terms: its own, gradients last.
+        prepares: what acts before.
+        posts: what acts on the sum, in order, and the memory of each.
+    """
 
     guider: Guider
     rows: list[int]
     terms: list[BoundTerm]
-    states: list[State]  # of what acts on the sum, in order
+    prepares: tuple[Prepare, ...]
+    posts: list[tuple[Post, State]]
 
     def positive(self, step: Step) -> Branch | None:
         """What is evaluated in place of the positive branch."""
-        found = [b for p in self.guider.prepares if (b := p.positive(step)) is not None]
+        found = [b for p in self.prepares if (b := p.positive(step)) is not None]
         if len(found) > 1:
             raise ValueError(
                 f"{self.guider}: expected one change of the positive branch at a step, got "
@@ -210,17 +220,17 @@ class BoundGuider:
             images, cosine_here = bound.images(bound.active), None
             r: Any
             here, state = query.rows(images), bound.state.view(bound.active)
-            if not bound.term.references:  # a gradient
+            if not bound.references:  # a gradient
                 p = watched.rows(images)
                 r = self._so_far(p, changes, bound.active)
             else:
                 # Equal references of one positive prediction share their gap.
                 p = positive_of(images)
-                several = bound.references(here, p, answers, positive is watched, bind)
+                several = bound.read(here, p, answers, positive is watched, bind)
                 bound.term.when.observe(here, p, several[0], state)
                 if cosines or bound.term.when.observes:
                     cosine_here = cosine(p.x0, several[0].x0).values.detach()
-                r = several if len(bound.term.references) > 1 else several[0]
+                r = several if len(several) > 1 else several[0]
             delta = bound.term.delta(here, p, r, bound.scale(p.x), state)
             vector = _checked(bound.term, delta, p)
             changes.append(Change(bound, bound.active, vector, cosine_here))
@@ -232,7 +242,7 @@ class BoundGuider:
         images = [self.rows[position] for position in positions]
         here, p = query.rows(images), positive_of(images)
         guided = p.vector + total / p.readout.gain
-        for post, memory in zip(self.guider.posts, self.states, strict=True):
+        for post, memory in self.posts:
             whole = Prediction(p.x, guided.tensor(), p.readout)
             guided = as_vector(post(here, p, whole, memory.view(positions)))
         output = guided.tensor().to(positive.output.dtype)

@@ -139,19 +139,16 @@ class Denoiser:
             ]
             # Gradients come last: they see what the other terms do.
             terms.sort(key=lambda bound: isinstance(bound.term, Gradient))
-            states = [State(share, 1.0, rows, context) for _ in guider.posts]
-            self._guiders.append(BoundGuider(guider, rows, terms, states))
-
-    @property
-    def _terms(self) -> list[BoundTerm]:
-        return [bound for guider in self._guiders for bound in guider.terms]
+            posts = [(post, State(share, 1.0, rows, context)) for post in guider.posts]
+            self._guiders.append(BoundGuider(guider, rows, terms, guider.prepares, posts))
+        self._terms = [bound for guider in self._guiders for bound in guider.terms]
 
     def memory(self) -> dict[str, Tensor]:
         """What the methods keep from step to step, by name: tensors with a row for each image."""
         return {
             name: tensor
             for guider in self._guiders
-            for state in (*(bound.state for bound in guider.terms), *guider.states)
+            for state in (*(b.state for b in guider.terms), *(state for _, state in guider.posts))
             for name, (tensor, _) in (state._kept | state._written).items()
         }
 
@@ -213,14 +210,14 @@ class Denoiser:
         blank = set(left_out) | {
             row
             for guider in self._guiders
-            if any(p.blank(step, self._solver_step) for p in guider.guider.prepares)
+            if any(p.blank(step, self._solver_step) for p in guider.prepares)
             for row in guider.rows
         }
         everyone = set(range(self.batch)) - blank
         wanted: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
         most: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
         for guider in self._guiders:
-            for state in guider.states:
+            for _, state in guider.posts:
                 state.begin(step)
         for needed, at_most in (pair for bound in self._terms for pair in bound.plan(step, blank)):
             _add(wanted, needed)
@@ -243,7 +240,7 @@ class Denoiser:
                 if (branch := guider.positive(step)) is not None
                 for row in guider.rows
             },
-            any(p.tells for guider in self._guiders for p in guider.guider.prepares),
+            any(p.tells for guider in self._guiders for p in guider.prepares),
             lambda x, name, embedding, images: self._told(x, step, name, embedding, images),
         )
 
@@ -300,7 +297,7 @@ class Denoiser:
         """The positive condition's ``embedding`` as the guiders change it, see ``Requests``."""
         for guider in self._guiders:
             chosen = [i for i, image in enumerate(images) if image in guider.rows]
-            for number, prepare in enumerate(guider.guider.prepares):
+            for number, prepare in enumerate(guider.prepares):
                 if prepare.tells and chosen:
                     part = take(embedding, chosen)
                     mine = [images[i] for i in chosen]
