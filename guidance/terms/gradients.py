@@ -172,4 +172,4 @@ def checked(owner: object, value: Any, images: int) -> Tensor:
 
 def _in_x0(q: Query, gradient: Tensor) -> Tensor:
     """The change of x0 that a gradient by x means, ``sigma * min(sigma / alpha, 100)`` times it."""
-    return gradient * (q.step.level.sigma * min(q.step.sigma, LARGEST))
+    return gradient * (q.step.level.std * min(q.step.sigma, LARGEST))

@@ -53,7 +53,7 @@ def test_the_space_of_the_projection_matters():
     is not the clean image."""
     x = torch.tensor([[0.3, -0.2, 0.9]])
     at = step(sigma=2.0)
-    readout = Readout(1 / at.level.alpha, -at.level.sigma / at.level.alpha)
+    readout = Readout(1 / at.level.alpha, -at.level.std / at.level.alpha)
     eps_c, eps_u = ((d - readout.skip * x) / readout.gain for d in (C, U))
     apg = APG(3, eta=0, rescale=0, momentum=0)
     ours = Denoiser(apg, 1)(Query(x, at), Answers(eps_c, eps_u, readout)).x0
@@ -91,13 +91,13 @@ def test_on_latent_models_eps_agrees_from_the_first_step_on():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 500, generator=generator)
     at = step(0, sigma=14.6)
-    readout = Readout(1 / at.level.alpha, -at.level.sigma / at.level.alpha)
+    readout = Readout(1 / at.level.alpha, -at.level.std / at.level.alpha)
     eps = torch.randn(1, 500, generator=generator)
     other = eps + 0.02 * torch.randn(1, 500, generator=generator)
     stopped = {}
     for space in ("eps", "x0"):
         denoiser = Denoiser(CFG(Adaptive(5, 0.991, space)), 1)
-        x_ = at.level.alpha * torch.zeros_like(x) + at.level.sigma * eps
+        x_ = at.level.alpha * torch.zeros_like(x) + at.level.std * eps
         denoiser(Query(x_, at), Answers(eps, other, readout))
         stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0)).branches
     assert stopped == {"eps": True, "x0": False}

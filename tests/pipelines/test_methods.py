@@ -395,7 +395,7 @@ def test_a_reward_through_the_network(solver):
             x0 = readout.x0(x, steps(x, t, embeds, return_dict=False)[0])
             value = quadratic(decode(pipe, x0) / 2 + 0.5, None)
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return c + 2 * (c - u) + level.sigma**2 / level.alpha * 0.02 * gradient
+        return c + 2 * (c - u) + level.std**2 / level.alpha * 0.02 * gradient
 
     by_hand = hand.run(rule)
     assert error(ours, by_hand) < 1e-4
@@ -538,7 +538,7 @@ def test_the_stale_difference_in_a_pipeline(keep):
     kept = {}
 
     def rule(ask, first, level):
-        c, fades = ask(PROMPTS[:2]), {"x0": 1, "eps": level.edm, "output": level.sigma}[keep]
+        c, fades = ask(PROMPTS[:2]), {"x0": 1, "eps": level.edm, "output": level.std}[keep]
         kept.setdefault("gap", (c - ask(["", ""])) / fades)
         return c + 3 * kept["gap"] * fades
 
