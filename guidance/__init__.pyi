@@ -11,6 +11,7 @@ from .engine.context import Context as Context
 from .engine.denoiser import Denoiser as Denoiser
 from .engine.denoiser import Guided as Guided
 from .engine.denoiser import Network as Network
+from .engine.denoiser import Requests as Requests
 from .engine.denoiser import foresee as foresee
 from .engine.guider import Gradient as Gradient
 from .engine.guider import Guider as Guider
@@ -29,6 +30,7 @@ from .engine.reference import NEGATIVE as NEGATIVE
 from .engine.reference import POSITIVE as POSITIVE
 from .engine.reference import Branch as Branch
 from .engine.reference import Follow as Follow
+from .engine.reference import Latents as Latents
 from .engine.reference import Negative as Negative
 from .engine.reference import Perturbation as Perturbation
 from .engine.reference import Reference as Reference
@@ -37,6 +39,16 @@ from .engine.scale import Custom as Custom
 from .engine.scale import Gate as Gate
 from .engine.scale import PerImage as PerImage
 from .engine.scale import Scale as Scale
+from .engine.state import Rows as Rows
+from .engine.state import State as State
+from .engine.vectors import Number as Number
+from .engine.vectors import Numbers as Numbers
+from .engine.vectors import Vector as Vector
+from .engine.vectors import cosine as cosine
+from .engine.vectors import dot as dot
+from .engine.vectors import norm as norm
+from .engine.vectors import project as project
+from .engine.vectors import spread as spread
 from .references.linear_ag import Coefficients as Coefficients
 from .terms.apg import APG as APG
 from .terms.cfg import CFG as CFG
