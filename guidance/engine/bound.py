@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ class BoundTerm:
     scales: list[float | Tensor] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
     active: list[int] = field(default_factory=list)
-    asked: list[dict[Branch, list[int]]] = field(default_factory=list)
+    asked: list[dict[Branch, Sequence[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.references = self.term.references
@@ -44,25 +44,28 @@ class BoundTerm:
     def images(self, positions: Sequence[int]) -> list[int]:
         return [self.rows[position] for position in positions]
 
-    def plan(self, step: Step, blank: set[int]) -> list[tuple[Asked, Asked]]:
-        """For each reference the images for which it needs each branch, and may need it at most."""
+    def plan(self, step: Step, blank: Set[int]) -> list[Asked]:
+        """For each reference the images for which it needs each branch."""
         self.state.begin(step)
         if step.stage == 0 or not self.scales:
             self._read_scales(step)
-        references, off = self.references, self.term.off
+        off = self.term.off
         on = [scale for scale in self.scales if isinstance(scale, float | int) and scale != off]
-        if not all(reference.admits(step, on) for reference in references):
-            self.scales = [off] * len(self.rows)
+        for reference in self.references:
+            if not reference.admits(step, on):
+                self.scales = [off] * len(self.rows)
         self.factors = [0.0 if image in blank else 1.0 for image in self.rows]
         self._activate()
-        self.asked = [{} for _ in references]
-        found = []
-        for place, reference in enumerate(references if self.active else ()):
-            asked = reference.asks(step, self.state, self.active)
-            self.asked[place] = {branch: list(rows) for branch, rows in asked.items() if rows}
-            most = reference.most(step, self.state, self.active)
-            found.append((self._of_images(self.asked[place]), self._of_images(most)))
-        return found
+        self.asked = [
+            dict(reference.asks(step, self.state, self.active)) if self.active else {}
+            for reference in self.references
+        ]
+        return [self._of_images(asked) for asked in self.asked]
+
+    def at_most(self, step: Step) -> list[Asked]:
+        """What each reference may ask for at most at the step that was planned."""
+        references = self.references if self.active else ()
+        return [self._of_images(r.most(step, self.state, self.active)) for r in references]
 
     def follow(self, query: Query, answers: Answers) -> list[Asked]:
         """What each reference needs besides, the positive prediction being known."""
@@ -75,7 +78,7 @@ class BoundTerm:
             more = reference.follow(query.rows(images), positive, self.state.view(active))
             asked = {branch: [active[row] for row in rows] for branch, rows in more.asked.items()}
             for branch, positions in asked.items():
-                self.asked[place].setdefault(branch, []).extend(positions)
+                self.asked[place][branch] = [*self.asked[place].get(branch, ()), *positions]
             if more.gains is not None:
                 for position, factor in zip(active, more.gains, strict=True):
                     self.factors[position] = float(factor)
@@ -128,7 +131,7 @@ class BoundTerm:
         return tuple(found)
 
     def _of_images(self, asked: Asked) -> Asked:
-        return {branch: self.images(positions) for branch, positions in asked.items()}
+        return {branch: self.images(rows) for branch, rows in asked.items() if len(rows)}
 
     def _activate(self) -> None:
         off = self.term.off
