@@ -13,7 +13,7 @@ from ..engine.guider import Gradient
 from ..engine.predictions import Prediction, Query
 from ..engine.state import Rows
 from ..engine.tensors import differentiable, leaf_of, upcast
-from ..engine.vectors import Number, Vector, norm
+from ..engine.vectors import TINY, Number, Vector, norm
 
 LARGEST = 100.0  # of sigma / alpha, in sigma^2 / alpha: flows begin at an alpha of 0 or nearly so
 
@@ -138,7 +138,8 @@ class RewardGuidance(Gradient):
             return scale * Vector.of(change)
         theirs, ours = norm((reference - positive).tensor().detach()), norm(change)
         ratio = (ours / theirs).clamp(self.low, self.high)
-        return scale * (ratio * theirs / ours) * Vector.of(change)
+        factor = (ratio * theirs / ours).where(ours > TINY, 0.0)
+        return scale * factor * Vector.of(change)
 
     def to_dict(self) -> Any:
         if not isinstance(self.reward, str):
