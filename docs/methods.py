@@ -115,7 +115,7 @@ def trial(guider: Guider) -> tuple[str, list[str]]:
             branch: Prediction(
                 q.x[list(rows)],
                 0.1 * q.x[list(rows)] + torch.randn(len(rows), 3, 8, 8, generator=generator),
-                Readout(1.0, -q.step.level.sigma),
+                Readout(1.0, -q.step.level.std),
             )
             for branch, rows in requests.items()
         }

@@ -87,7 +87,7 @@ class EDM(Config):
         left = iter(steps)
         for here, there in itertools.pairwise(sigmas):
             step = next(left)
-            sigma = step.level.sigma
+            sigma = step.level.std
             if sigma > here:
                 x = x + math.sqrt(sigma**2 - here**2) * self.s_noise * draw(x)
             guided = evaluate(Query(x, step))

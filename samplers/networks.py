@@ -81,5 +81,5 @@ def as_network(
 def in_edm(q: Query) -> tuple[Tensor, float]:
     """``(x, sigma)`` on EDM's scale, ``x = x0 + sigma * noise``, of what a network sees."""
     level = q.step.level
-    alpha = max(level.alpha, level.sigma / TOP)
-    return q.x / alpha, level.sigma / alpha
+    alpha = max(level.alpha, level.std / TOP)
+    return q.x / alpha, level.std / alpha

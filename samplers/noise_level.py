@@ -7,6 +7,7 @@ the latents have that a denoiser is about to see, and how its output is turned i
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -205,8 +206,14 @@ def why_refused(scheduler: Any) -> str:
 
 def _name(scheduler: Any) -> str:
     """The nearest class of a scheduler that is known, supported or not; "" if there is none."""
-    names = (base.__name__ for base in type(scheduler).__mro__)
-    return next((name for name in names if name in FAMILIES or name in REFUSED), "")
+    kind = type(scheduler)
+    if kind not in _NAMES:
+        names = (base.__name__ for base in kind.__mro__)
+        _NAMES[kind] = next((name for name in names if name in FAMILIES or name in REFUSED), "")
+    return _NAMES[kind]
+
+
+_NAMES: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 def _family(scheduler: Any) -> Family:

@@ -13,11 +13,11 @@ from typing import Any
 from ..guidance import Level, Readout
 
 READOUTS: dict[str, Callable[[Level], Readout]] = {
-    "epsilon": lambda level: Readout(1 / level.alpha, -level.sigma / level.alpha),
-    "v_prediction": lambda level: Readout(level.alpha, -level.sigma),
+    "epsilon": lambda level: Readout(1 / level.alpha, -level.std / level.alpha),
+    "v_prediction": lambda level: Readout(level.alpha, -level.std),
     "sample": lambda level: Readout(0.0, 1.0),
-    "flow_prediction": lambda level: Readout(1.0, -level.sigma),  # noise - x0
-    "reversed_flow": lambda level: Readout(1.0, level.sigma),  # x0 - noise
+    "flow_prediction": lambda level: Readout(1.0, -level.std),  # noise - x0
+    "reversed_flow": lambda level: Readout(1.0, level.std),  # x0 - noise
 }
 
 Reader = Callable[[Any, Level], Readout]  # (scheduler, level) to readout

@@ -92,13 +92,13 @@ class _Past:
     @property
     def noise(self) -> Tensor:
         level = self.step.level
-        return (self.x - level.alpha * self.clean) / level.sigma
+        return (self.x - level.alpha * self.clean) / level.std
 
     @property
     def move(self) -> Tensor:
         """What a step of first order adds to x."""
         here, there = self.step.level, self.step.next_level or Level(1.0, 0.0)
-        return (there.alpha - here.alpha) * self.clean + (there.sigma - here.sigma) * self.noise
+        return (there.alpha - here.alpha) * self.clean + (there.std - here.std) * self.noise
 
 
 class Accelerated(Denoiser):
@@ -107,7 +107,7 @@ class Accelerated(Denoiser):
     Args:
         settings: a ``SADA``.
         readout: how the output of the network is read at a level, for the steps without one.
-        guiders, batch, context, diagnose: as for ``Denoiser``.
+        guiders, batch, context, diagnose, cosines: as for ``Denoiser``.
     """
 
     def __init__(
@@ -118,8 +118,9 @@ class Accelerated(Denoiser):
         batch: int,
         context: Context | None = None,
         diagnose: bool = False,
+        cosines: bool = False,
     ) -> None:
-        super().__init__(guiders, batch, context, diagnose)
+        super().__init__(guiders, batch, context, diagnose, cosines)
         self._settings, self._readout = settings, readout
         self._past: list[_Past] = []
         self._guess: Tensor | None = None
@@ -195,9 +196,9 @@ class Accelerated(Denoiser):
         level, last, before = step.level, self._past[-1], self._past[-2]
         if _is_flow(level):
             velocity = 2 * (last.noise - last.clean) - (before.noise - before.clean)
-            return take(x - level.sigma * velocity, images)
+            return take(x - level.std * velocity, images)
         assert self._guess is not None
-        return take((self._guess - level.sigma * last.noise) / level.alpha, images)
+        return take((self._guess - level.std * last.noise) / level.alpha, images)
 
     def _interpolated(self, index: int, image: int) -> Tensor:
         """Lagrange's polynomial through clean images that were evaluated, at ``index``."""
@@ -236,4 +237,4 @@ def _at(step: Step, index: int) -> Step:
 
 def _is_flow(level: Level) -> bool:
     """``alpha = 1 - sigma``, and not 1 as on EDM's scale."""
-    return abs(level.alpha + level.sigma - 1) < 1e-4 and level.sigma > 1e-4
+    return abs(level.alpha + level.std - 1) < 1e-4 and level.std > 1e-4

@@ -90,6 +90,7 @@ def sample(
     guider: Guider | Sequence[Guider] | None = None,
     context: Context | None = None,
     diagnose: bool = False,
+    cosines: bool = False,
     skip: SADA | None = None,
     generator: Generators | None = None,
     progress: bool = True,
@@ -110,6 +111,7 @@ def sample(
         guider: one, or one for each image or prompt; ``None`` for a plain denoiser.
         context: what the guider may ask for besides, such as other conditions.
         diagnose: keep a ``Diagnosis`` of each evaluation, see ``guidance.Denoiser``.
+        cosines: keep the cosines of both predictions, see there.
         skip: leave out evaluations.
         generator: one, or one for each image.
         progress: show a bar if it takes more than two seconds.
@@ -149,7 +151,7 @@ def sample(
     network: Any = as_network(denoiser) if guider is None else denoiser  # type: ignore[arg-type]
     if skip is not None and not isinstance(scheduler, EDM):
         check_solver(scheduler, float(options.get("eta", 0)))
-    settings = (CFG(1) if guider is None else guider, len(start), context, diagnose)
+    settings = (CFG(1) if guider is None else guider, len(start), context, diagnose, cosines)
     bound = Accelerated(skip, _clean, *settings) if skip else Denoiser(*settings)
     return _run(solver, start, steps, bound, network, draw, progress, grad)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .answers import Answers
-from .guider import Guider, Term
+from .guider import Guider, Post, Prepare, Term
 from .levels import Step
 from .predictions import Prediction, Query
 from .reference import POSITIVE, Asked, Branch
@@ -36,35 +36,41 @@ class BoundTerm:
     scales: list[float | Tensor] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
     active: list[int] = field(default_factory=list)
-    asked: list[dict[Branch, list[int]]] = field(default_factory=list)
+    asked: list[dict[Branch, Sequence[int]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.references = self.term.references
 
     def images(self, positions: Sequence[int]) -> list[int]:
         return [self.rows[position] for position in positions]
 
-    def plan(self, step: Step, blank: set[int]) -> list[tuple[Asked, Asked]]:
-        """For each reference the images for which it needs each branch, and may need it at most."""
+    def plan(self, step: Step, blank: Set[int]) -> list[Asked]:
+        """For each reference the images for which it needs each branch."""
         self.state.begin(step)
         if step.stage == 0 or not self.scales:
             self._read_scales(step)
-        references, off = self.term.references, self.term.off
+        off = self.term.off
         on = [scale for scale in self.scales if isinstance(scale, float | int) and scale != off]
-        if not all(reference.admits(step, on) for reference in references):
-            self.scales = [off] * len(self.rows)
+        for reference in self.references:
+            if not reference.admits(step, on):
+                self.scales = [off] * len(self.rows)
         self.factors = [0.0 if image in blank else 1.0 for image in self.rows]
         self._activate()
-        self.asked = [{} for _ in references]
-        found = []
-        for place, reference in enumerate(references if self.active else ()):
-            asked = reference.asks(step, self.state, self.active)
-            self.asked[place] = {branch: list(rows) for branch, rows in asked.items() if rows}
-            most = reference.most(step, self.state, self.active)
-            found.append((self._of_images(self.asked[place]), self._of_images(most)))
-        return found
+        self.asked = [
+            dict(reference.asks(step, self.state, self.active)) if self.active else {}
+            for reference in self.references
+        ]
+        return [self._of_images(asked) for asked in self.asked]
+
+    def at_most(self, step: Step) -> list[Asked]:
+        """What each reference may ask for at most at the step that was planned."""
+        references = self.references if self.active else ()
+        return [self._of_images(r.most(step, self.state, self.active)) for r in references]
 
     def follow(self, query: Query, answers: Answers) -> list[Asked]:
         """What each reference needs besides, the positive prediction being known."""
         found = []
-        for place, reference in enumerate(self.term.references):
+        for place, reference in enumerate(self.references):
             if not self.active or not reference.needs_positive:
                 continue
             active, images = self.active, self.images(self.active)
@@ -72,7 +78,7 @@ class BoundTerm:
             more = reference.follow(query.rows(images), positive, self.state.view(active))
             asked = {branch: [active[row] for row in rows] for branch, rows in more.asked.items()}
             for branch, positions in asked.items():
-                self.asked[place].setdefault(branch, []).extend(positions)
+                self.asked[place][branch] = [*self.asked[place].get(branch, ()), *positions]
             if more.gains is not None:
                 for position, factor in zip(active, more.gains, strict=True):
                     self.factors[position] = float(factor)
@@ -98,23 +104,34 @@ class BoundTerm:
             return scales[0]
         return Numbers(on_device(tuple(scales), wide_type(like.device), like.device))
 
-    def references(
-        self, query: Query, positive: Prediction, answers: Answers, graph: bool
-    ) -> list[Prediction]:
-        """The reference predictions of the images that are guided now."""
+    def read(
+        self,
+        query: Query,
+        positive: Prediction,
+        answers: Answers,
+        graph: bool,
+        bind: Callable[[Prediction], Prediction],
+    ) -> tuple[Prediction, ...]:
+        """The reference predictions of the images that are guided now.
+
+        Args:
+            graph: do they keep their gradients?
+            bind: writes an answer as the gap to the positive prediction; equal ones share it.
+        """
         place, found = {position: row for row, position in enumerate(self.active)}, []
-        for reference, asked in zip(self.term.references, self.asked, strict=True):
+        for reference, asked in zip(self.references, self.asked, strict=True):
             parts = {
                 branch: [(place[i], self.rows[i]) for i in positions if i in place]
                 for branch, positions in asked.items()
             }
             answer = answers.assemble(positive, parts)
-            answer = answer if graph else answer.detach()
-            found.append(reference.read(query, positive, answer, self.state.view(self.active)))
-        return found
+            answer = bind(answer if graph else answer.detach())
+            read = reference.read(query, positive, answer, self.state.view(self.active))
+            found.append(read if read.origin is positive else read.relative_to(positive))
+        return tuple(found)
 
     def _of_images(self, asked: Asked) -> Asked:
-        return {branch: self.images(positions) for branch, positions in asked.items()}
+        return {branch: self.images(rows) for branch, rows in asked.items() if len(rows)}
 
     def _activate(self) -> None:
         off = self.term.off
@@ -147,16 +164,23 @@ class Change:
 
 @dataclass
 class BoundGuider:
-    """A guider for the images ``rows`` of the batch; ``terms`` are its own, gradients last."""
+    """A guider for the images ``rows`` of the batch.
+
+    Attributes:
+        terms: its own, gradients last.
+        prepares: what acts before.
+        posts: what acts on the sum, in order, and the memory of each.
+    """
 
     guider: Guider
     rows: list[int]
     terms: list[BoundTerm]
-    states: list[State]  # of what acts on the sum, in order
+    prepares: tuple[Prepare, ...]
+    posts: list[tuple[Post, State]]
 
     def positive(self, step: Step) -> Branch | None:
         """What is evaluated in place of the positive branch."""
-        found = [b for p in self.guider.prepares if (b := p.positive(step)) is not None]
+        found = [b for p in self.prepares if (b := p.positive(step)) is not None]
         if len(found) > 1:
             raise ValueError(
                 f"{self.guider}: expected one change of the positive branch at a step, got "
@@ -189,26 +213,27 @@ class BoundGuider:
         def positive_of(images: list[int]) -> Prediction:
             return seen.setdefault(tuple(images), positive.rows(images))
 
+        def bind(answer: Prediction) -> Prediction:
+            _, bound = related.setdefault(id(answer), (answer, answer.relative_to(p)))
+            return bound
+
         for bound in self.terms:
             if not bound.active:
                 continue
             images, cosine_here = bound.images(bound.active), None
             r: Any
             here, state = query.rows(images), bound.state.view(bound.active)
-            if not bound.term.references:  # a gradient
+            if not bound.references:  # a gradient
                 p = watched.rows(images)
                 r = self._so_far(p, changes, bound.active)
             else:
                 # Equal references of one positive prediction share their gap.
                 p = positive_of(images)
-                several = tuple(
-                    related.setdefault(id(said), (said, said.relative_to(p)))[1]
-                    for said in bound.references(here, p, answers, graph=positive is watched)
-                )
+                several = bound.read(here, p, answers, positive is watched, bind)
                 bound.term.when.observe(here, p, several[0], state)
                 if cosines or bound.term.when.observes:
                     cosine_here = cosine(p.x0, several[0].x0).values.detach()
-                r = several if len(bound.term.references) > 1 else several[0]
+                r = several if len(several) > 1 else several[0]
             delta = bound.term.delta(here, p, r, bound.scale(p.x), state)
             vector = _checked(bound.term, delta, p)
             changes.append(Change(bound, bound.active, vector, cosine_here))
@@ -220,7 +245,7 @@ class BoundGuider:
         images = [self.rows[position] for position in positions]
         here, p = query.rows(images), positive_of(images)
         guided = p.vector + total / p.readout.gain
-        for post, memory in zip(self.guider.posts, self.states, strict=True):
+        for post, memory in self.posts:
             whole = Prediction(p.x, guided.tensor(), p.readout)
             guided = as_vector(post(here, p, whole, memory.view(positions)))
         output = guided.tensor().to(positive.output.dtype)

@@ -37,7 +37,7 @@ class Requests:
 
     Attributes:
         branches: the images for which each branch is needed.
-        at_most: those, and what may be asked for once the positive prediction is known.
+        at_most: gives those, and what may be asked for once the positive prediction is known.
         blank: the images whose output is zero at this step; they are asked for nothing.
         through_network: is the positive branch to be evaluated with gradients?
         positive_as: by image, what is to be evaluated in place of the positive branch, if anything.
@@ -48,7 +48,7 @@ class Requests:
     """
 
     branches: dict[Branch, list[int]]
-    at_most: dict[Branch, list[int]] = field(default_factory=dict)
+    at_most: Callable[[], dict[Branch, list[int]]] = dict
     blank: list[int] = field(default_factory=list)
     through_network: bool = False
     positive_as: Mapping[int, Branch] = field(default_factory=dict)
@@ -57,10 +57,11 @@ class Requests:
 
     def evaluated_as(self, branch: Branch, images: Sequence[int]) -> dict[Branch, list[int]]:
         """What to evaluate for a branch of these images: itself, but for ``positive_as``."""
+        if not self.positive_as or branch != POSITIVE:
+            return {branch: list(images)}
         found: dict[Branch, list[int]] = {}
         for image in images:
-            other = self.positive_as.get(image, branch) if branch == POSITIVE else branch
-            found.setdefault(other, []).append(image)
+            found.setdefault(self.positive_as.get(image, branch), []).append(image)
         return found
 
 
@@ -139,19 +140,23 @@ class Denoiser:
             ]
             # Gradients come last: they see what the other terms do.
             terms.sort(key=lambda bound: isinstance(bound.term, Gradient))
-            states = [State(share, 1.0, rows, context) for _ in guider.posts]
-            self._guiders.append(BoundGuider(guider, rows, terms, states))
-
-    @property
-    def _terms(self) -> list[BoundTerm]:
-        return [bound for guider in self._guiders for bound in guider.terms]
+            posts = [(post, State(share, 1.0, rows, context)) for post in guider.posts]
+            self._guiders.append(BoundGuider(guider, rows, terms, guider.prepares, posts))
+        self._terms = [bound for guider in self._guiders for bound in guider.terms]
+        self._through_network = [
+            bound
+            for bound in self._terms
+            if isinstance(bound.term, Gradient) and bound.term.through_network
+        ]
+        prepares = [prepare for guider in self._guiders for prepare in guider.prepares]
+        self._changes_embedding = any(prepare.tells for prepare in prepares)
 
     def memory(self) -> dict[str, Tensor]:
         """What the methods keep from step to step, by name: tensors with a row for each image."""
         return {
             name: tensor
             for guider in self._guiders
-            for state in (*(bound.state for bound in guider.terms), *guider.states)
+            for state in (*(b.state for b in guider.terms), *(state for _, state in guider.posts))
             for name, tensor in state.all().items()
         }
 
@@ -210,42 +215,39 @@ class Denoiser:
         """
         self._checks.look()
         self._solver_step += step.stage == 0 or self._solver_step < 0
-        blank = set(left_out) | {
-            row
-            for guider in self._guiders
-            if any(p.blank(step, self._solver_step) for p in guider.guider.prepares)
-            for row in guider.rows
-        }
-        everyone = set(range(self.batch)) - blank
-        wanted: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
-        most: dict[Branch, set[int]] = {POSITIVE: set(everyone)}
+        blank, positive_as = set(left_out), dict[int, Branch]()
         for guider in self._guiders:
-            for state in guider.states:
+            if any(prepare.blank(step, self._solver_step) for prepare in guider.prepares):
+                blank.update(guider.rows)
+            if guider.prepares and (other := guider.positive(step)) is not None:
+                positive_as |= dict.fromkeys(guider.rows, other)
+            for _, state in guider.posts:
                 state.begin(step)
-        for needed, at_most in (pair for bound in self._terms for pair in bound.plan(step, blank)):
-            _add(wanted, needed)
-            _add(most, needed)
-            _add(most, at_most)
-        self._counted = {branch: set(images) for branch, images in wanted.items()}
+
+        wanted: dict[Branch, set[int]] = {POSITIVE: set(range(self.batch)) - blank}
+        for bound in self._terms:
+            for asked in bound.plan(step, blank):
+                _add(wanted, asked)
+        branches = _ordered(wanted)
+        self._counted = wanted
         if self._diagnose:
-            wanted.setdefault(NEGATIVE, set()).update(everyone)
+            branches[NEGATIVE] = branches[POSITIVE]
         return Requests(
-            _ordered(wanted),
-            _ordered(most),
+            branches,
+            lambda: self._at_most(step, branches),
             sorted(blank),
-            any(
-                bound.active and isinstance(bound.term, Gradient) and bound.term.through_network
-                for bound in self._terms
-            ),
-            {
-                row: branch
-                for guider in self._guiders
-                if (branch := guider.positive(step)) is not None
-                for row in guider.rows
-            },
-            any(p.tells for guider in self._guiders for p in guider.guider.prepares),
+            any(bound.active for bound in self._through_network),
+            positive_as,
+            self._changes_embedding,
             lambda x, name, embedding, images: self._told(x, step, name, embedding, images),
         )
+
+    def _at_most(self, step: Step, branches: Asked) -> dict[Branch, list[int]]:
+        most = {branch: set(images) for branch, images in branches.items()}
+        for bound in self._terms:
+            for asked in bound.at_most(step):
+                _add(most, asked)
+        return _ordered(most)
 
     def _follow(self, query: Query, answers: Answers) -> dict[Branch, list[int]]:
         """What else is needed, now that the positive prediction is known."""
@@ -277,7 +279,10 @@ class Denoiser:
                 zeros = torch.zeros_like(take(output, requests.blank))
                 output = put(output, requests.blank, zeros)
         sums = row_sums(output)
-        self._checks.add(query.step, sums, lambda: _blame(answers, changes))
+        # What is not finite is asked for an evaluation later: no graph is kept until then.
+        said = [(branch, answers.raw(branch).detach()) for branch in answers.asked]
+        made = changes if query.watch is None else []
+        self._checks.add(query.step, sums, lambda: _blame(said, made))
         record = self._record(requests, query, answers, output, changes)
         return Guided(output, positive, record, sums, query.step)
 
@@ -297,7 +302,7 @@ class Denoiser:
         """The positive condition's ``embedding`` as the guiders change it, see ``Requests``."""
         for guider in self._guiders:
             chosen = [i for i, image in enumerate(images) if image in guider.rows]
-            for number, prepare in enumerate(guider.guider.prepares):
+            for number, prepare in enumerate(guider.prepares):
                 if prepare.tells and chosen:
                     part = take(embedding, chosen)
                     mine = [images[i] for i in chosen]
@@ -314,10 +319,15 @@ class Denoiser:
         output: Tensor,
         changes: Sequence[Change],
     ) -> Record:
-        everyone, step = range(self.batch), query.step
-        acting = {image for bound in self._terms for image in bound.images(bound.active)}
-        counted = self._counted
+        step, counted = query.step, self._counted
         _add(counted, answers.unasked)
+        evaluations, guided = [0] * self.batch, [False] * self.batch
+        for images in (*counted.values(), answers.again):
+            for image in images:
+                evaluations[image] += 1
+        for bound in self._terms:
+            for position in bound.active:
+                guided[bound.rows[position]] = True
         diagnosis = None
         if self._diagnose and answers.images(POSITIVE):
             c, u = (answers.all(b, self.batch, query) for b in (POSITIVE, NEGATIVE))
@@ -331,9 +341,9 @@ class Denoiser:
                 for guider in self._guiders
                 for place in range(len(guider.rows))
             ],
-            [sum(i in c for c in counted.values()) + answers.again.count(i) for i in everyone],
+            evaluations,
             [[_cosines_of(bound, changes) for bound in guider.terms] for guider in self._guiders],
-            [image in acting for image in everyone],
+            guided,
             diagnosis,
         )
 
@@ -346,7 +356,7 @@ def foresee(
     This is the most that a run can cost: what a guider learns can only make it ask for less.
     """
     denoiser = Denoiser(guiders, batch)
-    return [denoiser.plan(step).at_most for step in steps]
+    return [denoiser.plan(step).at_most() for step in steps]
 
 
 def _add(sets: dict[Branch, set[int]], asked: Asked) -> None:
@@ -371,10 +381,10 @@ def _cosines_of(bound: BoundTerm, changes: Sequence[Change]) -> CosinesOfTerm:
     return len(bound.rows), bound.active, None if change is None else change.cosine
 
 
-def _blame(answers: Answers, changes: Sequence[Change]) -> str:
+def _blame(said: Sequence[tuple[Branch, Tensor]], changes: Sequence[Change]) -> str:
     """What of an evaluation is not finite."""
-    for branch in answers.asked:
-        if not bool(answers.raw(branch).isfinite().all()):
+    for branch, output in said:
+        if not bool(output.isfinite().all()):
             return f"the network's {branch} prediction"
     for change in changes:
         if not change.vector.is_finite():

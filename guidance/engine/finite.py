@@ -52,20 +52,23 @@ class Arriving:
             self._event.synchronize()
 
 
+def _unknown() -> str:
+    return "a prediction"
+
+
 class Checks:
     """What is still to be looked at: sums of each evaluation's predictions."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Step, Arriving]] = []
-        self._blame: Callable[[], str] = lambda: "a prediction"
+        self._blame: Callable[[], str] = _unknown
         self._blamed: Step | None = None
 
     def add(self, step: Step, sums: Tensor, blame: Callable[[], str]) -> None:
         """Remember the sums (B,) of an evaluation.
 
         Args:
-            blame: says what is not finite, if it is asked before the next evaluation: it holds the
-                evaluation's tensors until then.
+            blame: says what is not finite; it is asked before the next one is added, or never.
         """
         self._waiting.append((step, Arriving(sums)))
         self._blame, self._blamed = blame, step
@@ -77,16 +80,17 @@ class Checks:
             NotFiniteError: a number is not finite; it names the step and what gave it.
         """
         here = [check for check in self._waiting if wait or check[1].arrived]
+        self._waiting = [check for check in self._waiting if check not in here]
         if not here:
             return
-        self._waiting = [check for check in self._waiting if check not in here]
         here[-1][1].wait()
         rows = torch.stack([sums.values for _, sums in here]).tolist()
         for (step, _), sums in zip(here, rows, strict=True):
             if not all(map(math.isfinite, sums)):
-                what = self._blame() if step is self._blamed else "a prediction"
+                what = (self._blame if step is self._blamed else _unknown)()
                 raise NotFiniteError(
                     f"{what} at step {step.index} (sigma {step.sigma:.4g}) has NaN or infinite "
                     "numbers; the run is stopped"
                 )
-        self._blame, self._blamed = lambda: "a prediction", None
+        if not self._waiting:
+            self._blame, self._blamed = _unknown, None

@@ -12,18 +12,18 @@ from .tensors import upcast
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level: ``x = alpha * x0 + sigma * eps`` with unit normal ``eps``."""
+    """A noise level: ``x = alpha * x0 + std * eps`` with unit normal ``eps``."""
 
     alpha: float
-    sigma: float
+    std: float
 
     @property
     def edm(self) -> float:
-        """``sigma / alpha``: the noise level of Karras et al. (2022), the same on every scale.
+        """``std / alpha``: the sigma of Karras et al. (2022), the same on every scale.
 
-        Intervals and records are in this unit. Infinite at ``alpha = 0``.
+        It is the sigma of steps, intervals and records. Infinite at ``alpha = 0``.
         """
-        return self.sigma / self.alpha if self.alpha else math.inf
+        return self.std / self.alpha if self.alpha else math.inf
 
 
 @dataclass(frozen=True)

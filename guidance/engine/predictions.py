@@ -103,10 +103,10 @@ class Prediction:
     def eps(self, level: Level) -> Vector:
         """The noise that this prediction implies, ``(x - alpha * x0) / sigma``, as a vector."""
         if self.origin is not None:
-            return self.origin.eps(level) + self._gap * (level.alpha / level.sigma)
-        x = (1 - level.alpha * self.readout.skip) / level.sigma
+            return self.origin.eps(level) + self._gap * (level.alpha / level.std)
+        x = (1 - level.alpha * self.readout.skip) / level.std
         return self._mixed(
-            x if abs(x) > 1e-9 else 0.0, -level.alpha * self.readout.gain / level.sigma
+            x if abs(x) > 1e-9 else 0.0, -level.alpha * self.readout.gain / level.std
         )
 
     def __sub__(self, other: Prediction) -> Vector:

@@ -40,7 +40,7 @@ class Diagnosis:
         gap, along = c - u, c.x0
         change = Prediction(c.x, guided.detach(), c.readout).relative_to(c)
         length = dot(gap, gap).clamp(low=TINY)
-        noise = math.isfinite(step.sigma) and step.level.sigma > 0
+        noise = math.isfinite(step.sigma) and step.level.std > 0
         nothing = length * math.nan
         values = {
             "cosine": cosine(along, u.x0),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 
-@contextmanager
-def differentiable(on: bool = True) -> Iterator[None]:
+def differentiable(on: bool = True) -> AbstractContextManager[None]:
     """Record gradients inside, even under a caller's ``no_grad`` or ``inference_mode``."""
-    if not on:
-        yield
-        return
+    return _recording() if on else nullcontext()
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

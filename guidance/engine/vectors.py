@@ -31,54 +31,64 @@ class Numbers:
 
     It takes part in arithmetic with numbers, tensors (B, ...) and vectors. It has no truth and no
     value on the host, for which the host would have to wait: use ``where`` and ``clamp``.
-
-    Attributes:
-        values: the tensor (B,).
     """
 
-    __slots__ = ("values",)
+    __slots__ = ("_factor", "_tensor")
 
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
+    def __init__(self, values: Tensor, factor: float = 1.0) -> None:
+        self._tensor, self._factor = values, factor  # factors of the host are free until used
+
+    @property
+    def values(self) -> Tensor:
+        """The tensor (B,)."""
+        if self._factor != 1:
+            self._tensor, self._factor = self._tensor * self._factor, 1.0
+        return self._tensor
 
     def __mul__(self, other: Any) -> Any:
-        if isinstance(other, Tensor) and other.dim() > 1:
+        if isinstance(other, (float, int)):
+            return Numbers(self._tensor, self._factor * other)
+        if isinstance(other, Numbers):
+            return Numbers(self._tensor * other._tensor, self._factor * other._factor)
+        if isinstance(other, Tensor):
             return append_dims(self.values, other) * other
-        return _each(torch.mul, self, other)
+        return NotImplemented
 
     __rmul__ = __mul__
 
-    def __add__(self, other: Any) -> Any:
-        return _each(torch.add, self, other)
+    def __add__(self, other: Any) -> Numbers:
+        return Numbers(self.values + _plain(other))
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> Any:
-        return _each(torch.sub, self, other)
+    def __sub__(self, other: Any) -> Numbers:
+        return Numbers(self.values - _plain(other))
 
-    def __rsub__(self, other: Any) -> Any:
-        return -self + other
+    def __rsub__(self, other: Any) -> Numbers:
+        return Numbers(_plain(other) - self.values)
 
-    def __truediv__(self, other: Any) -> Any:
-        return _each(torch.div, self, other)
+    def __truediv__(self, other: Any) -> Numbers:
+        if isinstance(other, (float, int)):
+            return Numbers(self._tensor, self._factor / other)
+        return Numbers(self._tensor / other._tensor, self._factor / other._factor)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return Numbers(self.values.reciprocal()) * other
+        return Numbers(self._tensor.reciprocal(), 1 / self._factor) * other
 
     def __neg__(self) -> Numbers:
-        return Numbers(-self.values)
+        return Numbers(self._tensor, -self._factor)
 
-    def __ge__(self, other: Any) -> Any:
-        return _each(torch.ge, self, other)
+    def __ge__(self, other: Any) -> Numbers:
+        return Numbers(self.values >= _plain(other))
 
-    def __gt__(self, other: Any) -> Any:
-        return _each(torch.gt, self, other)
+    def __gt__(self, other: Any) -> Numbers:
+        return Numbers(self.values > _plain(other))
 
-    def __le__(self, other: Any) -> Any:
-        return _each(torch.le, self, other)
+    def __le__(self, other: Any) -> Numbers:
+        return Numbers(self.values <= _plain(other))
 
-    def __lt__(self, other: Any) -> Any:
-        return _each(torch.lt, self, other)
+    def __lt__(self, other: Any) -> Numbers:
+        return Numbers(self.values < _plain(other))
 
     def where(self, condition: Numbers, otherwise: float | Numbers) -> Numbers:
         """These where the condition holds, and the others elsewhere."""
@@ -89,7 +99,7 @@ class Numbers:
 
     def sqrt(self) -> Numbers:
         """Of what is not negative but for rounding; its slope is finite at 0."""
-        return Numbers(self.values.clamp_min(torch.finfo(self.values.dtype).tiny).sqrt())
+        return Numbers(self.values.clamp_min(torch.finfo(self._tensor.dtype).tiny).sqrt())
 
     def exp(self) -> Numbers:
         return Numbers(self.values.exp())
@@ -106,17 +116,11 @@ class Numbers:
     __float__ = __int__ = __len__ = __iter__ = __bool__
 
     def __repr__(self) -> str:
-        return f"Numbers({tuple(self.values.shape)})"
+        return f"Numbers({tuple(self._tensor.shape)})"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: float | Numbers) -> float | Tensor:
     return value.values if isinstance(value, Numbers) else value
-
-
-def _each(operation: Callable[..., Tensor], one: Numbers, other: Any) -> Any:
-    if isinstance(other, (Vector, str)):
-        return NotImplemented
-    return Numbers(operation(one.values, _plain(other)))
 
 
 Number = float | Numbers
@@ -210,10 +214,11 @@ class Vector:
             return NotImplemented
         weights = dict(self.weights)
         for basis, weight in other.weights.items():
-            total = weights.pop(basis, 0.0) + weight
+            total = weights[basis] + weight if basis in weights else weight
+            weights[basis] = total
             # What cancels is not multiplied by 0, which is NaN where it is not finite.
-            if isinstance(total, Numbers) or total:
-                weights[basis] = total
+            if not isinstance(total, Numbers) and not total:
+                del weights[basis]
         return Vector(weights, self._like)
 
     __radd__ = __add__
@@ -279,11 +284,13 @@ def as_vector(value: Batch) -> Vector:
 def dot(a: Batch, b: Batch) -> Numbers:
     """The scalar product of two batches of images (B, ...), for each image."""
     a, b = as_vector(a), as_vector(b)
-    total: Any = 0.0
+    total: Numbers | None = None
     for one, weight in a.weights.items():
         for other, factor in b.weights.items():
-            total = total + Numbers(one.product(other)) * weight * factor
-    if isinstance(total, Numbers):
+            part, both = Numbers(one.product(other)), weight * factor
+            part = part if _is_one(both) else part * both
+            total = part if total is None else total + part
+    if total is not None:
         return total
     like = a._like.tensor
     return Numbers(wide(like.new_zeros(len(like))))

@@ -129,7 +129,7 @@ def factor(prediction: Prediction, level: Level, space: str) -> float:
     """The change of the network's output where a coordinate changes by 1."""
     if space == "output":
         return 1.0
-    return (-level.sigma / level.alpha if space == "eps" else 1.0) / prediction.readout.gain
+    return (-level.std / level.alpha if space == "eps" else 1.0) / prediction.readout.gain
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..engine.predictions import Prediction, Query
 from ..engine.scale import ScaleLike
 from ..engine.state import Rows
 from ..engine.tensors import differentiable
-from ..engine.vectors import Number, Vector, norm
+from ..engine.vectors import TINY, Number, Vector, norm
 from .scores import checked
 
 Reward = Callable[[Tensor, Sequence[Any]], Tensor]
@@ -84,7 +84,8 @@ class RewardGuidance(Gradient, ABC):
             return scale * Vector.of(change)
         theirs, ours = norm((reference - positive).tensor().detach()), norm(change)
         ratio = (ours / theirs).clamp(self.low, self.high)
-        return scale * (ratio * theirs / ours) * Vector.of(change)
+        factor = (ratio * theirs / ours).where(ours > TINY, 0.0)
+        return scale * factor * Vector.of(change)
 
     def _reward(self, state: Rows) -> Reward:
         if not isinstance(self.reward, str):

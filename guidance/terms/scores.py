@@ -40,4 +40,4 @@ def in_x0(query: Query, gradient: Tensor) -> Tensor:
     The score of a log-probability at x is ``grad_x log p``, and ``x0 = (x + sigma^2 score) /
     alpha`` (Tweedie) for x as the network sees it.
     """
-    return gradient * (query.step.level.sigma * min(query.step.sigma, LARGEST))
+    return gradient * (query.step.level.std * min(query.step.sigma, LARGEST))

@@ -36,10 +36,10 @@ class ZeroInit(Prepare):
             return False
         # Of a variance-preserving model the level of pure noise alone looks like that of a flow.
         for level in filter(None, (step.level, step.next_level)):
-            if abs(level.alpha + level.sigma - 1) > 1e-4:
+            if abs(level.alpha + level.std - 1) > 1e-4:
                 raise ValueError(
                     f"ZeroInit: at step {step.index} there is a level with an alpha of "
-                    f"{level.alpha:.4g} and a sigma of {level.sigma:.4g}; allowed are flows, where "
+                    f"{level.alpha:.4g} and a std of {level.std:.4g}; allowed are flows, where "
                     "they add up to 1: an output of zero means something else elsewhere"
                 )
         return True

@@ -70,19 +70,20 @@ class StepEvaluation:
         It is not pending any more.
         """
         groups: dict[Any, list[Part]] = {}
+        first: dict[int, int] = {}
         for branch, images in list(self.pending.items()):
             ways = self.requests.evaluated_as(branch, images)
             parts = [Part(branch, how, rows) for how, rows in ways.items()]
-            if not all(name in self.prompts for part in parts for name in part.prompts):
+            prompts = [part.prompts for part in parts]
+            if not self.prompts.keys() >= {name for names in prompts for name in names}:
                 continue
             del self.pending[branch]
-            for part in parts:
+            for part, (name, *_) in zip(parts, prompts, strict=True):
                 how, alone = part.how, self.requests.through_network and branch == POSITIVE
-                call = id(self.prompts[part.prompts[0]][0])
-                key = (how.model, how.change, how.beside, how.elsewhere, call, alone)
+                call, first[id(part)] = self.prompts[name]
+                key = (how.model, how.change, how.beside, how.elsewhere, id(call), alone)
                 groups.setdefault(key, []).append(part)
-        first = {name: row for name, (_, row) in self.prompts.items()}
-        return [sorted(g, key=lambda part: first[part.prompts[0]]) for g in groups.values()]
+        return [sorted(group, key=lambda part: first[id(part)]) for group in groups.values()]
 
     def answer(self) -> None:
         """Tell the guider what was evaluated: it asks for more, or answers."""
@@ -103,18 +104,10 @@ class Part:
 
     @property
     def prompts(self) -> list[str]:
-        """The pipeline's prompts that it is evaluated from."""
-        beside = [] if self.how.beside is None else [_name_of(self.how.beside)]
-        return [prompt_of(self.how), *beside]
-
-
-def _name_of(condition: Any) -> str:
-    return condition if isinstance(condition, str) else "positive"
-
-
-def prompt_of(branch: Branch) -> str:
-    """Which of the pipeline's prompts a branch is evaluated from; others replace the positive."""
-    return _name_of(branch.condition)
+        """The pipeline's prompts that it is evaluated from; others replace the positive one."""
+        told = (self.how.condition, self.how.beside)
+        names = [c if isinstance(c, str) else "positive" for c in told if c is not None]
+        return list(dict.fromkeys(names))
 
 
 def common_shape(

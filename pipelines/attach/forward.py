@@ -25,7 +25,6 @@ from .evaluation import (
     StepEvaluation,
     common_shape,
     output_of,
-    prompt_of,
     with_change,
 )
 from .layouts import Form
@@ -106,46 +105,43 @@ class Forwards:
     def _forward(self, now: StepEvaluation, group: list[Part], form: Form) -> None:
         # Take the rows that are asked for, and tell the network what it is told for each.
         how, watched = group[0].how, now.requests.through_network and group[0].branch == POSITIVE
-        inputs, _ = now.prompts[prompt_of(how)]
+        inputs, _ = now.prompts[group[0].prompts[0]]
         at = now.prompts["positive"][1] if "positive" in now.prompts else 0
         x = inputs.x[at : at + self._batch]
         part = self._inputs_of(now, group, x)
-        leaf: Tensor | None = None
-        if watched:
-            leaf = x if x.requires_grad else leaf_of(x)
-            with differentiable():
-                part = part.differentiable(take(leaf, group[0].images))
-
-        # Call it, changed or another one where the branches say so.
-        called = Changed(self._changes, now.network, part.beside)
         other = second_network(how.model, now.network, x)
         own = now.forward if other is None else other
+        called = Changed(self._changes, now.network, part.beside)
         forward = functools.partial(with_change, called, how.change, own)
         with differentiable(watched):
+            leaf: Tensor | None = None
+            if watched:
+                leaf = x if x.requires_grad else leaf_of(x)
+                part = part.differentiable(take(leaf, group[0].images))
+
+            # Call it, changed or another one where the branches say so.
             result = self.around(forward)(*part.args, **part.kwargs)
             output = output_of(result)
-        if how.model is None and how.change is None and now.calls[-1][1] is None:
-            now.calls[-1] = (now.calls[-1][0], result)
-            self.result = result
-        elif how.model is None and self.result is None:
-            self.result = result
-        if now.query is None or watched:
-            self.shape = common_shape(self.shape, inputs.x.shape[1:], output.shape[1:])
-            with differentiable(watched):
+            if how.model is None and how.change is None and now.calls[-1][1] is None:
+                now.calls[-1] = (now.calls[-1][0], result)
+                self.result = result
+            elif how.model is None and self.result is None:
+                self.result = result
+            if now.query is None or watched:
+                self.shape = common_shape(self.shape, inputs.x.shape[1:], output.shape[1:])
                 seen, watch = (x, None) if leaf is None else (leaf, Watch(leaf))
                 now.query = Query(crop(seen, self.shape), now.step, watch)
 
-        # Give each branch its rows of the answer.
-        start, seen_at = 0, part.x
-        for one in group:
-            rows = slice(start, start + len(one.images))
-            with differentiable(watched):
+            # Give each branch its rows of the answer.
+            start = 0
+            for one in group:
+                rows = slice(start, start + len(one.images))
                 whole = output[rows].float() if form.upcast else output[rows]
                 inner = {name: value[rows] for name, value in called.inner.items()}
-                self.add(now, one, whole, form, inner, seen_at[rows])
-            start += len(one.images)
-            if one.branch == POSITIVE and leaf is not None and leaf is not x:
-                now.positive_output = whole.detach()
+                self.add(now, one, whole, form, inner, part.x[rows])
+                start += len(one.images)
+        if leaf is not None and leaf is not x and now.positive_output is not None:
+            now.positive_output = now.positive_output.detach()
 
     def _inputs_of(self, now: StepEvaluation, group: list[Part], x: Tensor) -> Inputs:
         """What the network is called with for these branches, from the pipeline's own call."""

@@ -36,7 +36,6 @@ from .evaluation import (
     common_shape,
     output_of,
     owned,
-    prompt_of,
     rewrap,
     spread,
 )
@@ -227,8 +226,9 @@ class Run:
         first = self._first_rows(self.form)
         needed = sorted(
             {
-                first[prompt_of(branch)] + row
-                for branch, images in now.requests.at_most.items()
+                first[name] + row
+                for branch, images in now.requests.at_most().items()
+                for name in Part(branch, branch, images).prompts
                 for row in images
             }
         )
@@ -295,7 +295,7 @@ class Run:
         now.query = Query(crop(x, forwards.shape), now.step)
         everyone = list(range(self.batch))
         for branch in (POSITIVE, NEGATIVE):
-            if (whole := own.get(prompt_of(branch))) is None:
+            if (whole := own.get(str(branch.condition))) is None:
                 continue
             rows = requests.branches.get(branch, [])
             now.answers.unasked[branch] = everyone

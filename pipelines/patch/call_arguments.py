@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class Inputs:
     kwargs: dict[str, Any]
     beside: Inputs | None = None
 
-    @property
+    @functools.cached_property
     def x(self) -> Tensor:
         """What the network sees, (rows, ...).
 

@@ -124,7 +124,7 @@ def in_turn(guider, rows, seed=0):
     for i in range(STEPS):
         c, u, x = (tensor(4, 100 * seed + 10 * k + i)[list(rows)] for k in range(3))
         at = Step(i, STEPS, 0, methods.LEVELS[i], methods.LEVELS[i + 1])
-        yield denoiser, Query(x, at), Network(c, 0.3 * c + u, Readout(1.0, -at.level.sigma))
+        yield denoiser, Query(x, at), Network(c, 0.3 * c + u, Readout(1.0, -at.level.std))
 
 
 def run(guider, rows, seed=0):

@@ -44,11 +44,11 @@ def test_the_vector_of_ddim():
     alpha2, after2 = 0.5, 0.8
     level, after = (Level(math.sqrt(a), math.sqrt(1 - a)) for a in (alpha2, after2))
     step = Step(0, 2, 0, level, after)
-    readout = Readout(1 / level.alpha, -level.sigma / level.alpha)
+    readout = Readout(1 / level.alpha, -level.std / level.alpha)
     guided = Denoiser(CFG(CFGPlusPlus(LAMBDA)), 1)(Query(x, step), Answers(c, u, readout))
     eps = guided.output
-    x0 = (x - level.sigma * eps) / level.alpha
-    end = after.alpha * x0 + after.sigma * eps
+    x0 = (x - level.std * eps) / level.alpha
+    end = after.alpha * x0 + after.std * eps
     expected = torch.tensor([[0.772976, 0.281041, 0.102156]], dtype=torch.float64)
     torch.testing.assert_close(end, expected, atol=1e-6, rtol=0)
     assert guided.record.scales == [(pytest.approx(1.2),)]

@@ -303,7 +303,7 @@ def test_a_perfect_network_leads_to_the_image_through_the_levels(name, options):
     x = None
     for count, t in enumerate(times(scheduler)[first:]):
         level, readout = (reading := read_level(scheduler, t)).level, reading.readout
-        path = level.alpha * image + level.sigma * noise
+        path = level.alpha * image + level.std * noise
         x = path / scaled(scheduler, torch.ones(()), t) if x is None else x
         seen = scaled(scheduler, x, t)
         if name not in RANDOM:
@@ -342,7 +342,7 @@ def test_the_level_is_what_the_scheduler_mixes(name, options):
                 x = fresh.scale_noise(image, t[None], noise)
             mixed.append(scaled(fresh, x, t).mean().item())
         level = read_level(scheduler, t).level
-        assert [level.alpha, level.sigma] == pytest.approx(mixed, rel=1e-6, abs=1e-7)
+        assert [level.alpha, level.std] == pytest.approx(mixed, rel=1e-6, abs=1e-7)
 
 
 @pytest.mark.support("schedulers")

@@ -235,7 +235,7 @@ def test_noise_is_added_as_by_the_solver_it_replaces():
     x, n, t = noise(3, 4, 8, 8), noise(3, 4, 8, 8, seed=2), ours.timesteps[[1, 4, 8]]
     assert torch.equal(ours.add_noise(x, n, t), theirs.add_noise(x, n, t))
     level = read_level(ours, ours.timesteps[4]).level
-    torch.testing.assert_close(ours.add_noise(x, n, t)[1], level.alpha * x[1] + level.sigma * n[1])
+    torch.testing.assert_close(ours.add_noise(x, n, t)[1], level.alpha * x[1] + level.std * n[1])
 
 
 def test_a_second_run_is_the_first():

@@ -99,7 +99,7 @@ def test_the_position_is_where_the_scheduler_is():
         assert position(scheduler, foreign) == 2
     scheduler.step(torch.zeros(1), scheduler.timesteps[2], torch.zeros(1))
     assert position(scheduler, 0.5) == 3
-    assert [one.level.sigma for one in steps_ahead(scheduler, 0.5)] == [
+    assert [one.level.std for one in steps_ahead(scheduler, 0.5)] == [
         float(s) for s in scheduler.sigmas[3:-1]
     ]
     with pytest.raises(ValueError, match=r"timestep is 0\.5; allowed is one of"):

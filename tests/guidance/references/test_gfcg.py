@@ -224,10 +224,10 @@ def test_complaints():
 def test_the_plan_knows_the_most_it_can_cost():
     guider = CFG(3, reference=Confusion(CLASSES, "clip", otherwise=Negative()))
     denoiser = Denoiser(guider, 2, World("a", "b"))
-    most = denoiser.plan(step()).at_most
+    most = denoiser.plan(step()).at_most()
     assert {str(branch): rows for branch, rows in most.items()} == {
         "positive": [0, 1], "negative": [0, 1],
     }  # fmt: skip
     alone = Denoiser(CFG(3, reference=Confusion(CLASSES, "clip")), 2, World("a", "b"))
-    assert sum(map(len, alone.plan(step()).at_most.values())) == 4
+    assert sum(map(len, alone.plan(step()).at_most().values())) == 4
     assert POSITIVE in most

@@ -41,7 +41,7 @@ def as_output(x, value, level, space):
     """The network's output that means this eps, x0 or output."""
     if space == "output":
         return value
-    x0 = (x - level.sigma * value) / level.alpha if space == "eps" else value
+    x0 = (x - level.std * value) / level.alpha if space == "eps" else value
     return (x0 - READOUT.skip * x) / READOUT.gain
 
 

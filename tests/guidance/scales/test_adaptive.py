@@ -67,13 +67,13 @@ def test_on_latent_models_eps_agrees_from_the_first_step_on():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 500, generator=generator)
     at = step(0, sigma=14.6)
-    readout = Readout(1 / at.level.alpha, -at.level.sigma / at.level.alpha)
+    readout = Readout(1 / at.level.alpha, -at.level.std / at.level.alpha)
     eps = torch.randn(1, 500, generator=generator)
     other = eps + 0.02 * torch.randn(1, 500, generator=generator)
     stopped = {}
     for space in ("eps", "x0"):
         denoiser = Denoiser(CFG(Adaptive(5, 0.991, space)), 1)
-        x_ = at.level.alpha * torch.zeros_like(x) + at.level.sigma * eps
+        x_ = at.level.alpha * torch.zeros_like(x) + at.level.std * eps
         denoiser(Query(x_, at), Answers(eps, other, readout))
         stopped[space] = NEGATIVE not in denoiser.plan(step(1, sigma=10.0)).branches
     assert stopped == {"eps": True, "x0": False}

@@ -15,12 +15,12 @@ def test_cfg_plus_plus_as_a_schedule():
     u = (.5, 1, -1)."""
     c, u, x = torch.tensor([[1.0, 2, 2]]), torch.tensor([[0.5, 1, -1]]), torch.ones(1, 3)
     now, then = (Level(math.sqrt(a), math.sqrt(1 - a)) for a in (0.5, 0.8))
-    network = Answers(c, u, Readout(1 / now.alpha, -now.sigma / now.alpha))
+    network = Answers(c, u, Readout(1 / now.alpha, -now.std / now.alpha))
     at = Step(0, 2, 0, now, then)
     denoiser = Denoiser(CFG(CFGPlusPlus(0.6)), 1)
     eps = denoiser(Query(x, at), network).output
-    x0 = (x - now.sigma * eps) / now.alpha
-    after = then.alpha * x0 + then.sigma * eps  # plain DDIM
+    x0 = (x - now.std * eps) / now.alpha
+    after = then.alpha * x0 + then.std * eps  # plain DDIM
     expected = torch.tensor([[0.772976, 0.281041, 0.102156]])
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)
     assert CFG(CFGPlusPlus(0.6)).scale.at(at, State(1)) == pytest.approx([1.2])

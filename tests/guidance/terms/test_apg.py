@@ -53,7 +53,7 @@ def test_the_space_of_the_projection_matters():
     is not the clean image."""
     x = torch.tensor([[0.3, -0.2, 0.9]])
     at = step(sigma=2.0)
-    readout = Readout(1 / at.level.alpha, -at.level.sigma / at.level.alpha)
+    readout = Readout(1 / at.level.alpha, -at.level.std / at.level.alpha)
     eps_c, eps_u = ((d - readout.skip * x) / readout.gain for d in (C, U))
     apg = APG(3, eta=0, rescale=0, momentum=0)
     ours = Denoiser(apg, 1)(Query(x, at), Answers(eps_c, eps_u, readout)).x0

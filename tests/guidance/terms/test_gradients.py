@@ -54,10 +54,10 @@ def test_classifier_guidance_is_that_of_dhariwal_and_nichol():
         return -(x - 1).square().sum(dim=1) / 2
 
     eps = 0.3 * x
-    readout = Readout(1 / level.alpha, -level.sigma / level.alpha)
+    readout = Readout(1 / level.alpha, -level.std / level.alpha)
     network = Answers(eps, eps, readout)
     out = Denoiser(ClassifierGuidance(1.7, log_prob), 2)(Query(x, at), network).output
-    torch.testing.assert_close(out, eps - 1.7 * level.sigma * (1 - x))
+    torch.testing.assert_close(out, eps - 1.7 * level.std * (1 - x))
 
 
 def test_universal_guidance_goes_through_the_network():
@@ -66,7 +66,7 @@ def test_universal_guidance_goes_through_the_network():
     with torch.no_grad():
         result = Denoiser(latents(scale=0.3), 2)(Query(x, at), network)
     d = 0.5 * x
-    expected = d + level.sigma**2 / level.alpha * 0.3 * (0.5 * (1 - d))
+    expected = d + level.std**2 / level.alpha * 0.3 * (0.5 * (1 - d))
     torch.testing.assert_close(result.output, expected)
     assert network.grad == [True]
     assert not result.output.requires_grad

@@ -194,7 +194,8 @@ def test_rows_are_really_skipped():
 
 def test_adaptive_stops_each_image_on_its_own():
     pipe = tiny.sd("ddim")
-    _, full = attached(pipe, CFG(7.5))
+    with guided(pipe, CFG(7.5), quiet=True, cosines=True) as full:
+        tiny.run(pipe)
     by_image = list(zip(*([c for (c,) in record.cosines] for record in full.records), strict=True))
     threshold = sum(max(row[:3]) for row in by_image) / 2  # between the two images
     _, run = attached(pipe, CFG(Adaptive(7.5, threshold=threshold)))

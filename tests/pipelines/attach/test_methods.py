@@ -93,7 +93,7 @@ def test_the_stale_difference_in_a_pipeline(keep):
     kept = {}
 
     def rule(ask, first, level):
-        c, fades = ask(PROMPTS[:2]), {"x0": 1, "eps": level.edm, "output": level.sigma}[keep]
+        c, fades = ask(PROMPTS[:2]), {"x0": 1, "eps": level.edm, "output": level.std}[keep]
         kept.setdefault("gap", (c - ask(["", ""])) / fades)
         return c + 3 * kept["gap"] * fades
 

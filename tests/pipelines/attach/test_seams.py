@@ -58,7 +58,7 @@ def test_a_perturbation_says_itself_how_it_is_applied_and_gives_inner_tensors():
     assert error(ours, plain) > 1e-3
     assert run.nfe == 8
     assert set(seen) == {(2, 16, 4, 4)}
-    assert not pipe.unet.mid_block._forward_hooks
+    assert torch.equal(attached(pipe, CFG(1))[0], plain)
 
 
 def test_a_perturbation_without_an_apply_is_refused_before_the_run():

@@ -33,7 +33,7 @@ def test_a_reward_through_the_network(solver):
             x0 = readout.x0(x, steps(x, t, embeds, return_dict=False)[0])
             value = quadratic(decode(pipe, x0) / 2 + 0.5, None)
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return c + 2 * (c - u) + level.sigma**2 / level.alpha * 0.02 * gradient
+        return c + 2 * (c - u) + level.std**2 / level.alpha * 0.02 * gradient
 
     by_hand = hand.run(rule)
     assert error(ours, by_hand) < 1e-4

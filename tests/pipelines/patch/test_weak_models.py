@@ -94,7 +94,7 @@ def test_a_weak_model_of_another_parameterisation():
         def forward(self, x, t, **kwargs):
             level = read_level(pipe.scheduler, t).level
             (v,) = type(unet).forward(unet, x, t, **kwargs)
-            return (level.alpha * v + level.sigma * x,)
+            return (level.alpha * v + level.std * x,)
 
     unet = pipe.unet
     same = CFG(5, reference=WeakModel(AsEpsilon(), "epsilon"))
