@@ -51,9 +51,10 @@ def guide(kind, readout, same):
     def network(query, requests):
         answers = {}
         for branch, rows in requests.items():
-            x, said = query.x[list(rows)], tensor(int(branch != POSITIVE))[list(rows)]
+            x = query.x[list(rows)]
+            said = tensor(int(branch != POSITIVE))[list(rows)] + 0.1 * x
             if same == "x0":
-                said = (said + 0.1 * x - readout.skip * x) / readout.gain
+                said = (said - readout.skip * x) / readout.gain
             answers[branch] = Prediction(x, said, readout)
         return answers
 
