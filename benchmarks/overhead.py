@@ -330,6 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 times = measured(case, args.rounds, args.steps)
             lines += section(f"{case.title}; threads: {threads}", times, counts)
             data.append({"case": case.title, "threads": threads, "ms": times, "counts": counts})
+        if args.out:  # a run that is killed leaves what it has
+            write(args.out, lines, {**source, "cases": data})
     if "emoji" in args.cases:
         for threads in args.threads:
             with fixed_threads(threads):
