@@ -59,6 +59,7 @@ class Loop:
         warmup: steps until the learning rate is whole.
         ema_decay: of the average that is evaluated and kept; ``(1 + n) / (10 + n)`` at step n
             until it is reached.
+        last: keep the last weights, whatever the losses are; otherwise those of the lowest.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class Loop:
         muon: bool = False,
         warmup: int = 100,
         ema_decay: float = 0.999,
+        last: bool = False,
     ) -> None:
         torch.set_flush_denormal(True)  # moments of rarely used rows decay into slow arithmetic
-        self.args, self.warmup = args, warmup
+        self.args, self.warmup, self.last = args, warmup, last
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
         self.device = self.accelerator.device
         if self.device.type == "cpu":  # its fused attention spends a third of a step going back
@@ -149,7 +151,7 @@ class Loop:
         """Train on the batches of ``draw`` until the budget is spent.
 
         ``args.saves`` times ``validate`` is called with the EMA weights in place, and ``save`` too
-        where the first of its figures is the lowest so far.
+        where the first of its figures is the lowest so far, or where the last are to be kept.
         """
         accelerator, args = self.accelerator, self.args
         checkpoint = args.out / "checkpoint"
@@ -208,8 +210,8 @@ class Loop:
         with torch.no_grad():
             figures = validate()
             value = next(iter(figures.values()))
-            if value < self.best:
-                self.best = value
+            if value < self.best or self.last:
+                self.best = min(value, self.best)
                 if self.accelerator.is_main_process:
                     save()
         self.raw.train()
