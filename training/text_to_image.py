@@ -6,8 +6,8 @@ is hidden has the caption anything to say (``decided.py`` measures where). The l
 it is at high noise, and at low noise the weight of x0 is cut at 5 as in min-SNR (Hang et al. 2023,
 arXiv:2303.09556), and levels are drawn more often the noisier they are. UNet and text encoder train
 together: the UNet's matrices by Muon, the rest by AdamW, the text encoder at half the rate.
-Captions say more or less (``data.CAPTION_SHARES``). The last weights are kept: after the
-loss on held-out (name, style) pairs has begun to rise, these are still drawn right more and more often.
+Captions say more or less (``data.CAPTION_SHARES``). The last weights are kept: after the loss on
+held-out (name, style) pairs has begun to rise, these are still drawn right more and more often.
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ def main() -> None:
         text_encoder = build_text_encoder(tokenizer, args.text_layers)
         unet = build_unet(tuple(args.channels), args.dropout)
         vae = AutoencoderKL.from_pretrained(args.vae)
-    loop = Loop(args, Objective(unet, text_encoder), slow=text_encoder.parameters(), muon=True, last=True)
+    objective = Objective(unet, text_encoder)
+    loop = Loop(args, objective, slow=text_encoder.parameters(), muon=True, last=True)
     vae = vae.to(loop.device).eval().requires_grad_(False)
     pairs = Pairs(emoji, vae, tokenizer, loop)
 
