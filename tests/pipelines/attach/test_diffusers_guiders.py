@@ -235,7 +235,7 @@ def test_a_classic_pipeline_with_a_place_for_a_guider(hunyuan):
 
 
 def test_what_is_not_allowed_is_said():
-    with pytest.raises(ValueError, match=r"expected a Guider such as CFG\(7.5\)"):
+    with pytest.raises(ValueError, match=r"allowed is a Guider such as CFG\(7.5\)"):
         to_diffusers(7.5, None)
     for wrong in (CFG(3), AutoGuidance(auto_guidance_layers=0, dropout=0.1), None):
         with pytest.raises(ValueError, match="DiffusersRule: rule"):
