@@ -103,8 +103,8 @@ def autoencoder(report: Report) -> str:
 
 
 def training(report: Report) -> str:
-    """From the logs of the runs that made the weights, the evaluation whose weights were kept: of the
-    text-to-image model the last, of the others that of the lowest loss on held-out pairs."""
+    """From the logs of the runs that made the weights, the evaluation whose weights were kept: the
+    text-to-image model's last, of the others that of the lowest loss on held-out pairs."""
     rows = []
     for name in ("vae", "emoji", "emoji-weak"):
         log = (Path("training/logs") / f"{name}.jsonl").read_text().splitlines()
