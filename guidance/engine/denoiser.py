@@ -175,7 +175,8 @@ class Denoiser:
             stands_for = {}
             for branch, images in requests.branches.items():
                 for other, rows in requests.evaluated_as(branch, images).items():
-                    asked[other], stands_for[other] = rows, branch
+                    if rows:
+                        asked[other], stands_for[other] = rows, branch
             if asked:
                 with differentiable(query.watch is not None):
                     said = network(query, asked)

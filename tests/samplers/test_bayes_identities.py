@@ -194,7 +194,7 @@ def test_at_pure_noise_the_scores_agree_and_the_velocities_do_not():
         denoiser = Denoiser(CFG(Adaptive(3, threshold=1 - 1e-9, space=space)), len(x))
         answer = denoiser(query, network)
         torch.testing.assert_close(answer.x0, means[EVERY] + 3 * (means[0] - means[EVERY]))
-        torch.testing.assert_close(answer.positive.eps(level), x)
+        torch.testing.assert_close(answer.positive.eps(level).tensor(), x)
         again = denoiser(Query(x, Step(1, 2, 0, level)), network)
         seen[space] = len(again.record.skipped)
     # A naive cosine of eps is 1 and would stop all of them; without signal nothing is known.

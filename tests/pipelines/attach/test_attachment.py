@@ -191,6 +191,10 @@ def test_a_run_prints_as_a_table():
         assert "not called yet" in str(run)
         tiny.run(pipe)
     lines = str(run).splitlines()
-    assert len(lines) == 2 + 6
+    assert len(lines) == 2 + 6 + 1
     assert lines[2].split()[0] == "0"
-    assert "2 for 2" in lines[-1]
+    assert "2 for 2" in lines[-2]
+    assert "cosines=True" in lines[-1]
+    with guided(pipe, CFG(Interval(5, low=0.5)), quiet=True, cosines=True) as run:
+        tiny.run(pipe)
+    assert [len(str(run).splitlines()), "cosines=True" in str(run)] == [2 + 6, False]
