@@ -217,7 +217,9 @@ def offload(page: Page, machine: Machine, tiny: bool) -> None:
         "CFG": CFG(4),
         "PAG": CFG(3, reference=PerturbedAttention()),
         "autoguidance": CFG(2, reference=WeakModel("emoji-weak")),
-        "GFCG on pictures": CFG(4, reference=Confusion([*PROMPTS, "dog face"], threshold=1.0)),
+        "GFCG on pictures": CFG(
+            4, reference=Confusion([*PROMPTS, "dog face"], "emoji-clip", threshold=1.0)
+        ),
         "reward through x0": CFG(3) + MPGD(0.05, "emoji-clip"),
         "reward through the network": CFG(3) + UniversalGuidance(0.05, "emoji-clip"),
     }

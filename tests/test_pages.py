@@ -43,7 +43,7 @@ def test_a_method_is_added_as_the_page_says(folder, capsys):
                 assert main([*words, "--num-inference-steps", "2"]) == 0, line
                 drawn += 1
     assert len(list((folder / "out").glob("*.png"))) == drawn == 4
-    assert names["run"].nfe == 19  # at one step neither term guides
+    assert names["run"].nfe == 18  # at two steps neither term guides
     assert "KeepMean" in capsys.readouterr().err
 
 

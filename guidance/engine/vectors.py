@@ -258,7 +258,8 @@ class Vector:
 
     def written(self) -> tuple[Tensor, float]:
         """A tensor of its own and a number, whose product it is; to be kept beyond the step."""
-        factor = next((w for w in self.weights.values() if isinstance(w, float)), 1.0)
+        plain = [weight for weight in self.weights.values() if isinstance(weight, float)]
+        factor = max(plain, key=abs, default=1.0)  # what is divided by it cannot overflow
         tensor = (self / factor).tensor()
         ours = len(self.weights) != 1 or next(iter(self.weights)).made
         return (tensor if ours else tensor.clone()), factor

@@ -58,7 +58,7 @@ def test_calls_of_this_librarys_functions_alone():
         for _ in range(3):
             readout.x0(x, x)
         torch.nn.Linear(2, 2)(x)
-    assert calls.files.keys() <= {"guidance/engine/levels.py", "guidance/engine/vectors.py"}
+    assert calls.files.keys() <= {"guidance/engine/levels.py", "guidance/engine/tensors.py"}
     assert calls.files["guidance/engine/levels.py"] == 3
     with Calls() as calls:
         str(CFG(3)), Level(1.0, 2.0).edm

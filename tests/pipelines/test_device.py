@@ -86,7 +86,7 @@ def test_on_the_device_as_on_the_cpu(name, guiders):
         assert error(there.cpu(), here) < 1e-5
 
 
-@pytest.mark.parametrize("options", [{"diagnose": True}, {"accelerate": SADA()}], ids=str)
+@pytest.mark.parametrize("options", [{"diagnose": True}, {"skip": SADA()}], ids=str)
 def test_options_on_the_device_as_on_the_cpu(options):
     pipe = tiny.sd("euler")
     here = draw(pipe, APG(4), steps=8, **options)

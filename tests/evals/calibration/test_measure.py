@@ -162,5 +162,7 @@ def test_what_draws_no_pictures(sd):
         def __call__(self, *args, **kwargs):
             return object()
 
-    with pytest.raises(ValueError, match="model is a Sound, which draws no pictures"):
+    with pytest.raises(
+        ValueError, match="model: expected a pipeline that draws pictures, got a Sound"
+    ):
         sample(Sound(**sd.components), [Settings("x", None)])

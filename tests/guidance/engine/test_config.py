@@ -268,13 +268,13 @@ def test_intervals_within_intervals_may_overlap():
 
 def test_bounds_are_checked_by_name():
     for make, words in (
-        (lambda: StepAG(3, share=2), "share is 2"),
-        (lambda: CFGPlusPlus(7), "lam is 7"),
-        (lambda: ZeroInit(1.5), "steps is 1.5"),
-        (lambda: CADS(low=0.9, high=0.5), "high is 0.5"),
-        (lambda: EnergyPreserving(60, 40), "high is 40"),
-        (lambda: DynamicThreshold(limit=0), "limit is 0"),
-        (lambda: Stale(of=Interval(3)), "of is Interval"),
+        (lambda: StepAG(3, share=2), "share: expected .*, got 2"),
+        (lambda: CFGPlusPlus(7), "lam: expected .*, got 7"),
+        (lambda: ZeroInit(1.5), "steps: expected .*, got 1.5"),
+        (lambda: CADS(low=0.9, high=0.5), "high: expected .*, got 0.5"),
+        (lambda: EnergyPreserving(60, 40), "high: expected .*, got 40"),
+        (lambda: DynamicThreshold(limit=0), "limit: expected .*, got 0"),
+        (lambda: Stale(of=Interval(3)), "of: expected .*, got Interval"),
     ):
         with pytest.raises(ValueError, match=words):
             make()

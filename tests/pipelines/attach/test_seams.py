@@ -66,7 +66,7 @@ def test_a_perturbation_without_an_apply_is_refused_before_the_run():
     class Unknown(Perturbation):
         pass
 
-    with pytest.raises(ValueError, match=r"reference is 'Unknown'; allowed is .* apply"):
+    with pytest.raises(ValueError, match=r"expected .* apply.*, got 'Unknown'"):
         attached(tiny.sd("ddim"), CFG(3, reference=Unknown()))
 
 
