@@ -16,7 +16,7 @@ from .predictions import Prediction, Query
 from .reference import POSITIVE, Asked, Branch
 from .state import State
 from .tensors import on_device, put, take, upcast, wide_type
-from .vectors import Number, Numbers, Vector, as_vector, cosine
+from .vectors import Numbers, Vector, as_vector, cosine
 
 
 @dataclass
@@ -91,7 +91,7 @@ class BoundTerm:
         scale, factor, off = self.scales[position], self.factors[position], self.term.off
         return scale if factor == 1 else off + (scale - off) * factor
 
-    def scale(self, like: Tensor) -> Number | Tensor:
+    def scale(self, like: Tensor) -> Any:
         """What the term is given for the images that are guided now, as a tensor (B, ...) is.
 
         A number where all agree, and a tensor where there is one for each pixel.
@@ -149,7 +149,7 @@ class BoundTerm:
                 f"{type(when).__name__}.at gave {scales!r}; allowed is a list of "
                 f"{len(self.rows)} numbers, one for each image"
             )
-        self.scales = scales
+        self.scales = [*scales]
 
 
 @dataclass

@@ -200,7 +200,7 @@ class Vector:
     ) -> Vector:
         """``weight`` times a tensor (B, ...), or what makes it when it is needed."""
         basis = Basis(tensor, Span() if span is None else span)
-        return cls({basis: weight}, basis)
+        return cls({basis: weight if isinstance(weight, Numbers) else float(weight)}, basis)
 
     @property
     def shape(self) -> torch.Size:
@@ -233,15 +233,16 @@ class Vector:
         return -self + other
 
     def __mul__(self, factor: Number | Tensor) -> Vector:
-        if isinstance(factor, Tensor) and factor.dim():
-            if factor.numel() != len(factor):  # a number for each pixel
+        if isinstance(factor, Vector):
+            return NotImplemented
+        if isinstance(factor, Tensor):
+            if factor.dim() and factor.numel() != len(factor):  # a number for each pixel
                 return Vector.of(self.tensor() * factor)
             factor = Numbers(wide(factor.flatten()))
-        elif isinstance(factor, Vector):
-            return NotImplemented
         if isinstance(factor, (float, int)) and factor == 0:
             return Vector({}, self._like)
-        return Vector({b: w * factor for b, w in self.weights.items()}, self._like)
+        weights: dict[Basis, Number] = {b: w * factor for b, w in self.weights.items()}
+        return Vector(weights, self._like)
 
     __rmul__ = __mul__
 

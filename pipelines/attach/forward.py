@@ -111,6 +111,7 @@ class Forwards:
         part = self._inputs_of(now, group, x)
         other = second_network(how.model, now.network, x)
         own = now.forward if other is None else other
+        assert own is not None
         called = Changed(self._changes, now.network, part.beside)
         forward = functools.partial(with_change, called, how.change, own)
         with differentiable(watched):

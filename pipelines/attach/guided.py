@@ -67,7 +67,7 @@ def guided(
             "write guided(pipe, guider)"
         )
     single = not isinstance(guider, (list, tuple))
-    several = [guider] if single else list(guider)
+    several: list[Any] = list(guider) if isinstance(guider, (list, tuple)) else [guider]
     if not several or not all(isinstance(one, Guider) for one in several):
         raise reject("guided", "guider", guider, "a Guider such as CFG(7.5), or a list of them")
     if skip is not None and not isinstance(skip, SADA):
