@@ -98,6 +98,8 @@ def test_on_the_device_as_on_the_cpu(name, guiders, request):
     if name in GRADIENTS and FRESH not in os.environ:
         run_in_a_fresh_process(request.node)
         return
+    with device.simulated():
+        pass  # it is there before the first gradient
     pipe = tiny.sd("euler")
     here = draw(pipe, guiders(weak(pipe))[name])
     with device.simulated():
