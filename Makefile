@@ -13,7 +13,7 @@ export TRANSFORMERS_VERBOSITY = error
 
 demo: $(VENV)/ready
 	$(BIN)/guiders grid "red heart, noto style" "cat face, noto style" "grinning face, fluent style" \
-	  "blue heart, twemoji style" "banana, fluent style" --x "guider=none,cfg,apg,apg+adaptive(0.99)" \
+	  "blue heart, twemoji style" "rocket, fluent flat style" --x "guider=none,cfg,apg,apg+adaptive(0.99)" \
 	  --seed 3 --num-inference-steps 30 --out out/demo.png
 
 # Under a minute on two cores: the mathematics, and one pipeline of each pattern.

@@ -146,20 +146,15 @@ def readme(report: Report) -> str:
         cells = [f"{one[key][0]:.3f}" if key in one else "" for key in ("alignment", "diversity")]
         far = distances.get("unguided" if name == "CFG 1" else name)
         cells.append(f"{far['emoji-judge'][0]:.1f}" if far else "")
-        ink = colours.get(name)
+        known = name.replace("G ", "G scale ")  # as a guider is written out, before its settings
+        ink = next((row for guider, row in colours.items() if guider.split(",")[0] == known), None)
         cells += [f"{ink[key][0]:.3f}" if ink else "" for key in
                   ("saturation of ink", "clipped of ink")]  # fmt: skip
         if any(cells):
             rows.append(["unguided" if name == "CFG 1" else name, *cells])
-    head = [
-        "",
-        "alignment with the caption",
-        "diversity",
-        "Frechet distance",
-        "saturation",
-        "clipped",
-    ]
-    return table(head, rows)
+    head = ["", "alignment", "diversity", "Frechet distance", "saturation", "clipped"]
+    measured = [k for k in range(len(head)) if not k or any(row[k] for row in rows)]
+    return table([head[k] for k in measured], [[row[k] for k in measured] for row in rows])
 
 
 TABLES: dict[str, Callable[[Report], str]] = {
